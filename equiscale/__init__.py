@@ -1,0 +1,73 @@
+"""equiscale: how much of a model's loss comes only from imperfect symmetry.
+
+Importing this package loads the metric core (jax and numpy, nothing heavier):
+
+    sym = es.Symmetry(measure=es.so3.coset(60), act_in=es.vectors, act_out=es.vectors)
+    d = es.decompose(f, sym, x, y, key=key)
+    print(d)
+
+Models, tasks, data, training and studies are subpackages to be imported by name.
+"""
+
+from equiscale.actions import (
+    chain,
+    conjugate,
+    grid,
+    irreps,
+    on,
+    permute,
+    scalars,
+    segmented,
+    tensors,
+    translate,
+    trivial,
+    vectors,
+)
+from equiscale.decompose import decompose
+from equiscale.decomposition import Decomposition
+from equiscale.groups import (
+    Group,
+    Measure,
+    full_octahedral,
+    o3,
+    octahedral,
+    paper16,
+    permutations,
+    product,
+    so3,
+    translations,
+)
+from equiscale.losses import Loss
+from equiscale.twirl import Symmetry, symmetrise, twirl, twist
+
+__all__ = [
+    "Decomposition",
+    "Group",
+    "Loss",
+    "Measure",
+    "Symmetry",
+    "chain",
+    "conjugate",
+    "decompose",
+    "full_octahedral",
+    "grid",
+    "irreps",
+    "o3",
+    "octahedral",
+    "on",
+    "paper16",
+    "permutations",
+    "permute",
+    "product",
+    "scalars",
+    "segmented",
+    "so3",
+    "symmetrise",
+    "tensors",
+    "translate",
+    "translations",
+    "trivial",
+    "twirl",
+    "twist",
+    "vectors",
+]

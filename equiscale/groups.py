@@ -1,0 +1,354 @@
+"""Groups, and measures on them: which elements are averaged over, and with what weights.
+
+A *group* multiplies and inverts. A *measure* draws group elements for one example as an array
+`[n_units, unit_size, ...]`: a **unit** is a set of elements whose (weighted) average is by itself an unbiased
+estimate of the group average; units are independent of each other. That one distinction carries all the
+statistics of `equiscale.decompose`:
+
+| measure               | units | elements a unit | average over a unit                               |
+|-----------------------|-------|-----------------|---------------------------------------------------|
+| `haar(n)`             | n     | 1               | one independent draw                              |
+| `coset(order, n=1)`   | n     | order           | a finite subgroup times one random element        |
+| `enumerate()`         | 1     | the group       | the group average itself: deterministic           |
+| `quadrature(degree)`  | 1     | the nodes       | exact for band-limited functions: deterministic   |
+
+The measure's name travels with every number made from it: a percentage over a non-compact group (translations)
+means nothing without it.
+
+Rotations are `[3, 3]` matrices throughout, also those of the finite groups, so that one element can act on
+coordinates, irreps and voxel grids alike. Permutations are integer arrays p that send slot i to slot p[i].
+Elements of a product are tuples.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equiscale import rotations
+
+Element = Any  # a pytree of arrays: a matrix, an index array, a shift, or a tuple of these
+
+HIGHEST = jax.lax.Precision.HIGHEST
+MAX_ENUMERATED = 5_040  # 7!, beyond which a sum over a whole group is no longer an evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A named way to draw elements of `group` for one example.
+
+    `draw(key)` gives a pytree of arrays `[n_units, unit_size, ...]`; `weights` are those of the elements inside a
+    unit (None: all equal), units weigh the same. `deterministic` measures ignore the key and give every example the
+    same elements.
+    """
+
+    name: str
+    group: "Group" = dataclasses.field(compare=False, repr=False)
+    n_units: int
+    unit_size: int
+    draw: Callable[[jax.Array], Element] = dataclasses.field(compare=False, repr=False)
+    weights: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
+    deterministic: bool = False
+
+    @property
+    def n_elements(self) -> int:
+        """Evaluations of the model for one example."""
+        return self.n_units * self.unit_size
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group by its operations on single elements, and the measures it offers.
+
+    `elements()` lists a finite group as `[order, ...]`; `subgroups` maps an order to such a list, from which
+    `coset` takes its subgroup; `nodes(degree)` gives `(elements, weights)` of a quadrature.
+    """
+
+    name: str
+    multiply: Callable[[Element, Element], Element] = dataclasses.field(repr=False)
+    inverse: Callable[[Element], Element] = dataclasses.field(repr=False)
+    random: Callable[[jax.Array], Element] | None = dataclasses.field(default=None, repr=False)
+    elements: Callable[[], np.ndarray] | None = dataclasses.field(default=None, repr=False)
+    subgroups: tuple[tuple[int, Callable[[], np.ndarray]], ...] = dataclasses.field(default=(), repr=False)
+    nodes: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = dataclasses.field(default=None, repr=False)
+
+    def haar(self, n: int) -> Measure:
+        """`n` independent draws from the group's uniform (Haar) measure: what the papers do, with n = 10."""
+        if self.random is None:
+            raise ValueError(
+                f"{self.name} has no uniform probability measure; name one, e.g. "
+                f"{self.name}.uniform(n, width) or {self.name}.normal(n, sigma)"
+            )
+        _check_count(n, "n")
+        return independent(self, f"{self.name}.haar({n})", self.random, n)
+
+    def enumerate(self) -> Measure:
+        """Every element once: the group average itself, without sampling error.
+
+        Raises ValueError for a continuous group and for one of more than 5,040 elements.
+        """
+        if self.elements is None:
+            raise ValueError(
+                f"{self.name} cannot be enumerated; use haar(n)"
+                + (", coset(order) or quadrature(degree)" if self.nodes else "")
+            )
+        return listed(self, f"{self.name}.enumerate()", self.elements())
+
+    def coset(self, order: int, n: int = 1) -> Measure:
+        """`n` independent randomised cosets {h R : h in H}: H a finite subgroup of that order, R uniform.
+
+        The mean over a coset is unbiased because R is uniform, and its variance holds only what H does not average
+        away (for rotations: degrees above 2, 3 and 5 for order 12, 24 and 60), far below that of `order` independent
+        draws when the function is smooth. One coset leaves a bias of -Var(coset mean) in the equivariance loss; two
+        or more remove it.
+        """
+        orders = dict(self.subgroups)
+        if order not in orders:
+            offered = ", ".join(map(str, orders)) or "none"
+            raise ValueError(f"{self.name} has no coset({order}); subgroup orders offered: {offered}")
+        _check_count(n, "n")
+        subgroup = orders[order]
+
+        def draw(key):
+            h = _to_device(subgroup())
+            r = jax.vmap(self.random)(jax.random.split(key, n))
+            return jax.vmap(lambda r: jax.vmap(lambda h: self.multiply(h, r))(h))(r)
+
+        name = f"{self.name}.coset({order})" if n == 1 else f"{self.name}.coset({order}, n={n})"
+        return Measure(name, self, n_units=n, unit_size=order, draw=draw)
+
+    def quadrature(self, degree: int) -> Measure:
+        """Fixed nodes whose weighted sum is the group average of every function band-limited to `degree`.
+
+        For rotations: products of Wigner D-functions up to that degree. An equivariance *loss* is quadratic in the
+        prediction, so a twist of degree L needs 2 L.
+        """
+        if self.nodes is None:
+            raise ValueError(f"{self.name} has no quadrature; use haar(n) or enumerate()")
+        if degree < 0:
+            raise ValueError(f"quadrature degree must be 0 or more, got {degree}")
+        elements, weights = self.nodes(degree)
+        return listed(self, f"{self.name}.quadrature({degree})", elements, weights)
+
+
+def independent(group: Group, name: str, random: Callable, n: int) -> Measure:
+    """`n` independent draws by `random(key)`: each is a unit of its own."""
+
+    def draw(key):
+        g = jax.vmap(random)(jax.random.split(key, n))
+        return jax.tree.map(lambda a: a[:, None], g)
+
+    return Measure(name, group, n_units=n, unit_size=1, draw=draw)
+
+
+def listed(group: Group, name: str, elements: np.ndarray, weights: np.ndarray | None = None) -> Measure:
+    """Given elements `[n, ...]` with given weights (sum 1; None: equal), the same for every example."""
+    return Measure(
+        name,
+        group,
+        n_units=1,
+        unit_size=len(elements),
+        draw=lambda key: _to_device(elements)[None],
+        weights=weights,
+        deterministic=True,
+    )
+
+
+def _to_device(a: np.ndarray) -> jax.Array:
+    """A host table in JAX's default precision."""
+    kind = float if np.issubdtype(a.dtype, np.floating) else int
+    return jnp.asarray(a, jax.dtypes.canonicalize_dtype(kind))
+
+
+def _check_count(n: int, name: str) -> None:
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+
+
+# --- rotations -------------------------------------------------------------------------------------------------
+
+
+def compose_matrices(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a b for `[3, 3]` matrices, at the highest precision (TF32 would turn rotations into near-rotations)."""
+    return jnp.matmul(a, b, precision=HIGHEST)
+
+
+def random_rotation(key: jax.Array) -> jax.Array:
+    """A Haar-distributed rotation matrix `[3, 3]`, from a uniform unit quaternion."""
+    q = jax.random.normal(key, (4,))
+    w, x, y, z = q / jnp.linalg.norm(q)
+    return jnp.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def random_orthogonal(key: jax.Array) -> jax.Array:
+    """A Haar-distributed element of O(3): a rotation, or with probability 1/2 its negative."""
+    rotation_key, sign_key = jax.random.split(key)
+    return random_rotation(rotation_key) * jax.random.rademacher(sign_key, (), float)
+
+
+def _with_inversion(proper: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: np.concatenate([proper(), -proper()])
+
+
+def _orthogonal_nodes(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = rotations.nodes(degree)
+    return np.concatenate([nodes, -nodes]), np.concatenate([weights, weights]) / 2
+
+
+def _uniform_choice(elements: Callable[[], np.ndarray]) -> Callable[[jax.Array], jax.Array]:
+    def random(key):
+        table = _to_device(elements())
+        return table[jax.random.randint(key, (), 0, len(table))]
+
+    return random
+
+
+def _matrix_group(name: str, elements: Callable[[], np.ndarray]) -> Group:
+    return Group(name, compose_matrices, jnp.transpose, _uniform_choice(elements), elements)
+
+
+so3 = Group(
+    "so3",
+    compose_matrices,
+    jnp.transpose,
+    random_rotation,
+    subgroups=((12, rotations.tetrahedral), (24, rotations.cube), (60, rotations.icosahedral)),
+    nodes=rotations.nodes,
+)
+
+o3 = Group(
+    "o3",
+    compose_matrices,
+    jnp.transpose,
+    random_orthogonal,
+    subgroups=(
+        (24, _with_inversion(rotations.tetrahedral)),
+        (48, _with_inversion(rotations.cube)),
+        (120, _with_inversion(rotations.icosahedral)),
+    ),
+    nodes=_orthogonal_nodes,
+)
+
+octahedral = _matrix_group("octahedral", rotations.cube)
+full_octahedral = _matrix_group("full_octahedral", _with_inversion(rotations.cube))
+
+
+def paper16() -> Measure:
+    """The training-dynamics paper's "16 axis-preserving 90-degree rotations": {Rx^a Rz^b}, equal weights.
+
+    Not a group: the decomposition still adds up, but the average over it is not exactly equivariant.
+    """
+    return listed(octahedral, "paper16", rotations.paper16())
+
+
+# --- permutations ----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def permutations(n: int) -> Group:
+    """All permutations of `n` items: `haar(k)` samples them, `enumerate()` lists them up to n = 7."""
+    _check_count(n, "n")
+
+    def elements():
+        if n > 7:
+            raise ValueError(f"permutations({n}) has more than {MAX_ENUMERATED:,} elements; sample with haar(k)")
+        return np.array(list(itertools.permutations(range(n))))
+
+    return Group(
+        f"permutations({n})",
+        multiply=lambda p, q: p[q],
+        inverse=jnp.argsort,
+        random=lambda key: jax.random.permutation(key, n),
+        elements=elements,
+    )
+
+
+# --- translations ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Translations(Group):
+    """Shifts of 3D space. Not compact: every measure on them is named, none is *the* measure."""
+
+    def uniform(self, n: int, width: float) -> Measure:
+        """`n` independent shifts, each component uniform in [-width/2, width/2] (units of the coordinates)."""
+        _check_count(n, "n")
+
+        def shift(key):
+            return jax.random.uniform(key, (3,), minval=-width / 2, maxval=width / 2)
+
+        return independent(self, f"translations.uniform({n}, width={width:g})", shift, n)
+
+    def normal(self, n: int, sigma: float) -> Measure:
+        """`n` independent shifts, each component normal with standard deviation `sigma`."""
+        _check_count(n, "n")
+
+        def shift(key):
+            return sigma * jax.random.normal(key, (3,))
+
+        return independent(self, f"translations.normal({n}, sigma={sigma:g})", shift, n)
+
+
+translations = Translations("translations", jnp.add, jnp.negative)
+
+
+# --- products --------------------------------------------------------------------------------------------------
+
+
+def product(*measures: Measure) -> Measure:
+    """The product of measures on several groups; elements are tuples, to be taken apart by `actions.on`.
+
+    Inside a unit every combination of elements occurs. Measures with several units must have the same number of
+    them and are paired unit by unit; a deterministic one is repeated. So haar(10) with enumerate() of 24 gives 10
+    units of 24 elements, and haar(10) with haar(10) gives 10 joint draws.
+    """
+    if len(measures) < 2:
+        raise ValueError(f"a product needs at least two measures, got {len(measures)}")
+    counts = {m.n_units for m in measures if not m.deterministic} or {1}
+    if len(counts) > 1:
+        listing = ", ".join(f"{m.name}: {m.n_units}" for m in measures)
+        raise ValueError(f"independent units must agree in number to be paired, got {listing}")
+    n_units = counts.pop()
+    sizes = [m.unit_size for m in measures]
+    combinations = np.stack([i.ravel() for i in np.indices(sizes)])
+
+    def draw(key):
+        drawn = []
+        for m, k, index in zip(measures, jax.random.split(key, len(measures)), combinations, strict=True):
+            g = jax.tree.map(lambda a: jnp.broadcast_to(a, (n_units, *a.shape[1:])), m.draw(k))
+            drawn.append(jax.tree.map(lambda a, index=index: a[:, index], g))
+        return tuple(drawn)
+
+    weights = None
+    if any(m.weights is not None for m in measures):
+        each = [np.full(m.unit_size, 1 / m.unit_size) if m.weights is None else m.weights for m in measures]
+        weights = functools.reduce(np.multiply.outer, each).ravel()
+    groups = tuple(m.group for m in measures)
+    group = Group(
+        " x ".join(g.name for g in groups),
+        multiply=lambda a, b: tuple(g.multiply(x, y) for g, x, y in zip(groups, a, b, strict=True)),
+        inverse=lambda a: tuple(g.inverse(x) for g, x in zip(groups, a, strict=True)),
+    )
+    return Measure(
+        f"product({', '.join(m.name for m in measures)})",
+        group,
+        n_units=n_units,
+        unit_size=int(np.prod(sizes)),
+        draw=draw,
+        weights=weights,
+        deterministic=all(m.deterministic for m in measures),
+    )
