@@ -81,7 +81,7 @@ def grid(g: Float[Array, "3 3"], x: Shaped[Array, "*any n n n"]) -> Shaped[Array
         )
     if not isinstance(g, jax.core.Tracer):
         _check_signed_permutation(np.asarray(g))
-    flat = x.reshape(*x.shape[:-3], -1)
+    flat = jnp.asarray(x).reshape(*x.shape[:-3], -1)
     index, inverse = (_source_index(element, x.shape[-1]) for element in (g, g.T))
     return _gather(flat, index, inverse).reshape(x.shape)
 
@@ -109,15 +109,22 @@ def _source_index(g: Float[Array, "3 3"], n: int) -> Int[Array, " n*n*n"]:
     return (x[:, None, None] + y[:, None] + z).ravel()
 
 
-@jax.custom_vjp
-def _gather(x: Shaped[Array, "*any m"], index: Int[Array, " m"], inverse: Int[Array, " m"]):
-    """x[..., index] for a permutation; its transpose is the gather by the inverse, not autodiff's scatter."""
+def _reorder(x: Shaped[Array, "*any m"], index: Int[Array, " m"]) -> Shaped[Array, "*any m"]:
     return x.at[..., index].get(mode="promise_in_bounds", unique_indices=True)
 
 
+@jax.custom_vjp
+def _gather(x: Shaped[Array, "*any m"], index: Int[Array, " m"], inverse: Int[Array, " m"]):
+    """x[..., index] for a permutation; its transpose is the gather by the inverse, not autodiff's scatter.
+
+    Forward over reverse mode (Hessian products) passes; pure forward mode does not.
+    """
+    return _reorder(x, index)
+
+
 _gather.defvjp(
-    lambda x, index, inverse: (_gather(x, index, inverse), (index, inverse)),
-    lambda indices, ct: (_gather(ct, *indices[::-1]), None, None),
+    lambda x, index, inverse: (_reorder(x, index), inverse),
+    lambda inverse, ct: (_reorder(ct, inverse), None, None),
 )
 
 
@@ -136,7 +143,7 @@ def permute(axis: int) -> Action:
             raise ValueError(
                 f"permute(axis={axis}) of {g.shape[0]} items cannot act on an example of shape {list(x.shape)}"
             )
-        return jnp.take(x, jnp.argsort(g), axis=axis, mode="promise_in_bounds", unique_indices=True)
+        return jnp.take(x, jnp.argsort(g), axis=axis, mode="clip", unique_indices=True)
 
     return act
 
