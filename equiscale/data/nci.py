@@ -1,0 +1,236 @@
+"""Real compounds without a download: the NCI list inside RDKit, with ETKDG conformers.
+
+The list (`RDConfig.RDDataDir/NCI/first_5K.smi`, National Cancer Institute) holds 4,999 compounds. Of
+each the largest fragment is taken, all hydrogens are made explicit and ETKDGv3 (Wang et al., J. Chem.
+Inf. Model. 2020, 60, 2044) places the atoms. Left out are ions: the list's are permanent (quaternary
+nitrogen), and `Molecules` stores no charge.
+
+A geometry depends on the canonical SMILES, the seed and the RDKit version only: not on the order of
+work, the number of workers or the other compounds. Its pose is far from random: ETKDG lays the long
+axis along x and the short one along z (70, 20 and 10 % of the second moment). Training without
+augmentation sees these poses; `equiscale.groups` draws uniform ones.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from equiscale.data.molecules import (
+    SYMBOLS,
+    Molecules,
+    Skipped,
+    atomic_number,
+    from_records,
+    import_rdkit,
+    tally,
+)
+
+FORMAT = 1  # part of the cache key: raise it when the same settings come to make other molecules
+MMFF_ITERATIONS = 2_000
+
+
+def load(
+    elements: Sequence[str],
+    *,
+    limit: int | None = None,
+    max_heavy_atoms: int | None = None,
+    conformers: int = 1,
+    relax: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> tuple[Molecules, Skipped]:
+    """The list's compounds made of `elements` only, in its order, and the report on the others.
+
+    `limit` stops after the first so many usable compounds; the report then covers the list up to
+    there. Each compound has `conformers` rows in a row under one name, its canonical SMILES. `relax`
+    minimises them with MMFF94, at twice the time. `workers` threads share the work, by default one
+    per core: RDKit computes outside the interpreter lock, and threads are safe beside JAX where
+    forked processes are not.
+
+    The result is kept in `cache_dir`, by default the environment's EQUISCALE_CACHE or
+    ~/.cache/equiscale, in one file per settings. A damaged file is named in a warning and made again.
+
+    Raises ImportError without RDKit; ValueError for an unknown element, a number below 1, or a
+    `limit` the list cannot fill.
+    """
+    import_rdkit()
+    from rdkit import rdBase
+
+    for name, value in (
+        ("limit", limit),
+        ("max_heavy_atoms", max_heavy_atoms),
+        ("conformers", conformers),
+        ("workers", workers),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: give at least 1")
+    settings = {
+        "format": FORMAT,
+        "rdkit": rdBase.rdkitVersion,
+        "elements": sorted({atomic_number(symbol) for symbol in elements}),
+        "limit": limit,
+        "max_heavy_atoms": max_heavy_atoms,
+        "conformers": conformers,
+        "relax": relax,
+        "seed": seed,
+    }
+    path = cache_path(settings, cache_dir)
+    found = _read(path)
+    if found is None:
+        found = _make(settings, workers, progress)
+        _write(path, *found)
+    molecules, report = found
+    if limit is not None and report.kept < limit:
+        raise ValueError(f"limit={limit}: the list cannot fill it ({report}); give a lower one or None")
+    return molecules, report
+
+
+def cache_path(settings: dict, cache_dir: str | os.PathLike | None = None) -> Path:
+    """The file that holds the result of `settings`, whose name is a hash of all of them."""
+    folder = cache_dir or os.environ.get("EQUISCALE_CACHE") or Path.home() / ".cache" / "equiscale"
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(folder).expanduser() / f"nci-{key}.npz"
+
+
+def _make(settings: dict, workers: int | None, progress: bool) -> tuple[Molecules, Skipped]:
+    from rdkit import rdBase
+
+    limit, records, outcomes = settings["limit"], [], []
+    compounds = _compounds(settings, outcomes)
+    with rdBase.BlockLogs(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        # Read as many as are still wanted, then embed them: reading is cheap, and few fail to embed.
+        while block := list(itertools.islice(compounds, limit and limit - outcomes.count(None))):
+            results = pool.map(lambda named: _conformers(*named, settings), block)
+            bar = tqdm(results, "NCI conformers", len(block), disable=not progress, unit="compound")
+            for (name, _), result in zip(block, bar, strict=True):
+                if isinstance(result, str):
+                    outcomes.append(result)
+                else:
+                    outcomes.append(None)
+                    numbers, positions = result
+                    records.extend((name, numbers, xyz) for xyz in positions)
+    report = tally(outcomes)
+    if not records:
+        raise ValueError(f"no compound of the NCI list is usable ({report}): widen elements or limits")
+    relaxed = " + MMFF94" if settings["relax"] else ""
+    source = f"NCI first 5K, ETKDGv3{relaxed} seed {settings['seed']}, RDKit {settings['rdkit']}"
+    return from_records(records, source), report
+
+
+def _compounds(settings: dict, outcomes: list) -> Iterator[tuple]:
+    """(canonical SMILES, molecule with hydrogens) of usable lines; why not the others to `outcomes`."""
+    from rdkit import Chem, RDConfig
+
+    listed = Path(RDConfig.RDDataDir, "NCI", "first_5K.smi").read_text().splitlines()
+    seen = set()
+    for line in listed:
+        whole = Chem.MolFromSmiles(line.split("\t")[0])
+        if whole is None:
+            outcomes.append("unreadable to RDKit")
+            continue
+        fragments = Chem.GetMolFrags(whole, asMols=True)
+        name = Chem.MolToSmiles(max(fragments, key=lambda fragment: fragment.GetNumHeavyAtoms()))
+        compound = Chem.MolFromSmiles(name)  # numbered by its name alone, whatever the list's spelling
+        reason = _objection(compound, settings)
+        if reason is None and name in seen:
+            reason = "repeating an earlier compound"
+        if reason is None:
+            seen.add(name)
+            yield name, Chem.AddHs(compound)
+        else:
+            outcomes.append(reason)
+
+
+def _objection(compound, settings: dict) -> str | None:
+    """Why a compound is not wanted, or None."""
+    from rdkit import Chem
+
+    if compound is None:
+        return "unreadable to RDKit"
+    atoms = list(compound.GetAtoms())
+    held = {atom.GetAtomicNum() for atom in atoms} | {1 for atom in atoms if atom.GetTotalNumHs()}
+    if not held <= set(settings["elements"]):
+        return f"holding an element outside {' '.join(SYMBOLS[n] for n in settings['elements'])}"
+    most = settings["max_heavy_atoms"]
+    if most is not None and compound.GetNumHeavyAtoms() > most:
+        return f"of more than {most} heavy atoms"
+    if Chem.GetFormalCharge(compound):
+        return "carrying a net charge"
+    if any(atom.GetNumRadicalElectrons() for atom in atoms):
+        return "with an unpaired electron"
+    return None
+
+
+def _conformers(name: str, compound, settings: dict) -> tuple[np.ndarray, np.ndarray] | str:
+    """Atomic numbers [n_atoms] and positions [conformers, n_atoms, 3] in angstrom, or why not."""
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+    embedding = rdDistGeom.ETKDGv3()
+    embedding.clearConfs = False
+    for conformer in range(settings["conformers"]):
+        # RDKit's own rule, seed times conformer, gives every conformer of seed 0 the same numbers.
+        embedding.randomSeed = _random_seed(settings["seed"], name, conformer)
+        if rdDistGeom.EmbedMolecule(compound, embedding) < 0:
+            return "ETKDG cannot embed"
+    if settings["relax"]:
+        if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(compound):
+            return "without MMFF94 parameters"
+        runs = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(compound, maxIters=MMFF_ITERATIONS)
+        if any(unfinished for unfinished, _ in runs):
+            return f"not relaxed after {MMFF_ITERATIONS} MMFF94 steps"
+    numbers = np.array([atom.GetAtomicNum() for atom in compound.GetAtoms()], np.int32)
+    return numbers, np.stack([conformer.GetPositions() for conformer in compound.GetConformers()])
+
+
+def _random_seed(*parts) -> int:
+    """A number from 1 to 2^31 - 2, all that RDKit's generator tells apart."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:8]) % (2**31 - 2) + 1
+
+
+def _write(path: Path, molecules: Molecules, report: Skipped) -> None:
+    """One npz, moved into place when it is whole, so that no reader meets half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = json.dumps({"source": molecules.source, "kept": report.kept, "reasons": report.reasons})
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(
+                file,
+                positions=molecules.positions,
+                species=molecules.species,
+                names=np.array(molecules.names),
+                about=np.array(about),
+            )
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def _read(path: Path) -> tuple[Molecules, Skipped] | None:
+    """What `_write` stored, or None without a whole file: zip keeps a checksum of each array."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            names = tuple(stored["names"].tolist())
+            molecules = Molecules(stored["positions"], stored["species"], names, about["source"])
+            return molecules, Skipped(about["kept"], about["reasons"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        warnings.warn(f"{path} is damaged ({error}): making it again", stacklevel=3)
+        return None

@@ -1,0 +1,76 @@
+"""Figures from rows of `metrics.jsonl`: loss components and percent of equivariance error against training step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # files only: no screen is needed
+from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+COLOURS = ("#1f6feb", "#d1480c", "#2e8b57", "#8250df")
+COMPONENTS = {"total": "total", "mean": "twirled prediction", "equiv": "equivariance error"}
+
+
+def column(rows: Rows, name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], float)
+
+
+def _step_axis(ax, rows: Rows) -> None:
+    """Log-spaced steps with room for step 0, the untrained model."""
+    ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+    ax.set_xlim(0, max(column(rows, "step").max(), 1) * 1.1)
+    ax.set_xlabel("training step (0 is untrained)")
+    ax.grid(alpha=0.25)
+
+
+def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
+    """Percent of the validation loss that is equivariance error, with two standard errors, and the floor."""
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    ax = figure.subplots()
+    for colour, (name, rows) in zip(COLOURS, arms.items(), strict=False):
+        step, percent, error = (column(rows, c) for c in ("step", "percent", "percent_stderr"))
+        ax.plot(step, percent, "o-", color=colour, label=name, markersize=4)
+        low = np.maximum(percent - 2 * error, percent / 10)
+        ax.fill_between(step, low, percent + 2 * error, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(step, column(rows, "floor"), ":", color=colour, label=f"floor, {name}")
+    ax.set_yscale("log")
+    ax.set_ylabel("% of validation loss from equivariance error")
+    ax.set_title(title, fontsize=10)
+    _step_axis(ax, next(iter(arms.values())))
+    ax.legend(fontsize=8, loc="center left")
+    return figure
+
+
+def components_figure(arms: Mapping[str, Rows], title: str) -> Figure:
+    """Total, twirled and equivariance loss against step, one panel an arm on common axes."""
+    figure = Figure(figsize=(4.6 * len(arms), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
+    for ax, (name, rows) in zip(panels, arms.items(), strict=True):
+        for colour, (component, label) in zip(COLOURS, COMPONENTS.items(), strict=False):
+            value, error = column(rows, component), column(rows, f"{component}_stderr")
+            ax.plot(column(rows, "step"), value, "o-", color=colour, label=label, markersize=3)
+            low = np.maximum(value - 2 * error, value / 10)
+            ax.fill_between(column(rows, "step"), low, value + 2 * error, color=colour, alpha=0.2, linewidth=0)
+        ax.set_yscale("log")
+        ax.set_title(name, fontsize=10)
+        _step_axis(ax, rows)
+    panels[0].set_ylabel("validation loss (squared error per voxel)")
+    panels[0].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def densities_figure(panels: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Grids `[channels, n, n, n]` side by side: the highest density of any channel along z."""
+    figure = Figure(figsize=(2.2 * len(panels), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (name, grid) in zip(axes, panels.items(), strict=True):
+        ax.imshow(grid.max(axis=(0, 3)).T, origin="lower", cmap="magma", vmin=0, vmax=1)
+        ax.set_title(name, fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.suptitle(title, fontsize=10)
+    return figure

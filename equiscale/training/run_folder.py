@@ -1,0 +1,135 @@
+"""A run's folder: what was asked (config.json), with what (versions.json), what was measured (metrics.jsonl).
+
+`metrics.jsonl` holds one JSON object a line, one per evaluation, in the order of steps; a run that goes on after an
+interruption first drops the rows beyond the checkpoint it goes on from, so no row is lost or doubled.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+PACKAGES = ("equiscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rdkit")
+
+
+def open_run(folder: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
+    """Create a run's folder, or go on in one that was started with the same config.
+
+    Raises ValueError listing the differences for another config, OSError naming the folder if it cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        asked = json.loads(json.dumps(config))  # tuples become lists, as they will when read back
+        path = folder / "config.json"
+        if path.exists():
+            _refuse_other_config(json.loads(path.read_text()), asked, folder)
+        else:
+            write_json(path, asked)
+        write_json(folder / "versions.json", versions())
+    except OSError as error:
+        raise OSError(f"the run folder {folder} cannot be written ({error}); choose another with --workdir") from error
+    return folder
+
+
+def _refuse_other_config(old: Mapping, new: Mapping, folder: pathlib.Path) -> None:
+    before, after = dict(_flat(old)), dict(_flat(new))
+    lines = [
+        f"  {name}: {before.get(name, 'absent')!r} in the folder, {after.get(name, 'absent')!r} asked for"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name, KeyError) != after.get(name, KeyError)
+    ]
+    if lines:
+        raise ValueError(
+            f"{folder} holds a run with another config:\n" + "\n".join(lines) + "\nGo on with the config of the "
+            "folder, or choose another folder with --workdir"
+        )
+
+
+def _flat(tree: Any, prefix: str = ""):
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _flat(value, f"{prefix}.{name}" if prefix else name)
+    else:
+        yield prefix, tree
+
+
+def versions() -> dict[str, Any]:
+    """What the numbers were made with: packages, devices, machine and source revision."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return {
+        "python": platform.python_version(),
+        "packages": found,
+        "backend": jax.default_backend(),
+        "devices": [d.device_kind for d in jax.devices()],
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "git_revision": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """The checkout's commit, with "+" if files have changed since; None outside a checkout."""
+    where = pathlib.Path(__file__).parent
+    try:
+        run = [
+            subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run[0] + ("+" if run[1] else "")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+class MetricLog:
+    """Rows of `metrics.jsonl`, each written through to the disk before the run goes on."""
+
+    def __init__(self, folder: pathlib.Path, up_to_step: int):
+        self.path = folder / "metrics.jsonl"
+        rows = [row for row in read_metrics(folder) if row["step"] <= up_to_step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.replace(self.path)
+        self.steps = {row["step"] for row in rows}
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.steps.add(row["step"])
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """All rows of a run; a last line cut short by an interruption is left out."""
+    path = pathlib.Path(folder) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number} is damaged: {error}") from error
+    return rows
