@@ -41,7 +41,7 @@ def percent_text(row: Mapping[str, Any]) -> str:
     if row["below_floor"]:
         return f"< {row['floor']:.1e} % (floor)"
     error = 2 * row["percent_stderr"]
-    digits = max(0, min(6, 1 - _magnitude(error)))
+    digits = max(0, min(8, -_magnitude(error)))
     return f"{row['percent']:.{digits}f} ± {error:.{digits}f} %"
 
 

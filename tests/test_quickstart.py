@@ -1,0 +1,83 @@
+"""The main job end to end at its smallest, as a user starts it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import matplotlib.image
+import pytest
+
+from equiscale.training.run_folder import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(*arguments, cache):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.quickstart", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "EQUISCALE_CACHE": str(cache), "XLA_FLAGS": ""},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    arguments = ("--config.preset=smoke", f"--workdir={folder / 'run'}")
+    result = start(*arguments, cache=folder / "cache")
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, arguments, result
+
+
+def test_it_leaves_a_run_folder_and_a_report(finished):
+    folder, _, result = finished
+    run = folder / "run"
+    assert "report.html" in result.stdout and "kept" in result.stdout
+    assert json.loads((run / "config.json").read_text())["preset"] == "smoke"
+    assert json.loads((run / "versions.json").read_text())["packages"]["jax"]
+    for arm in ("cube", "none"):
+        rows = read_metrics(run / arm)
+        assert [row["step"] for row in rows] == [0, 1, 4]
+        assert all(row["measure"] == "octahedral.enumerate()" and row["identity_error"] < 1e-5 for row in rows)
+        assert all(0 < row["floor"] < 1e-6 < row["percent"] < 100 for row in rows)
+        assert (run / arm / "checkpoints" / "4").is_dir()
+    for name in ("percent", "components", "densities"):
+        assert matplotlib.image.imread(run / f"{name}.png").std() > 0.01
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "src=\"http" not in page
+    assert "untrained" in page and "NCI" in page and "step 4" in page
+
+
+def test_started_again_it_goes_on_and_with_another_config_it_refuses(finished):
+    folder, arguments, _ = finished
+    before = read_metrics(folder / "run" / "cube")
+    again = start(*arguments, cache=folder / "cache")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert read_metrics(folder / "run" / "cube") == before
+    other = start(*arguments, "--config.seed=1", cache=folder / "cache")
+    assert other.returncode != 0 and "seed: 0 in the folder, 1 asked for" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ("--config.trainning.steps=3", "trainning"),
+        ("--config.training.stepps=3", "stepps"),
+        ("--config.preset=huge", "cpu, gpu, smoke"),
+        ("--config.model.preset=huge", "tiny, small, full"),
+        ("--steps=3", "steps"),
+    ],
+)
+def test_mistyped_settings_are_refused(argument, words, tmp_path):
+    result = start("--config.preset=smoke", argument, f"--workdir={tmp_path}", cache=tmp_path)
+    assert result.returncode != 0
+    assert words in result.stderr.splitlines()[-1] or words in "".join(result.stderr.splitlines()[-4:])
+
+
+def test_help_tells_what_it_does():
+    result = start("--help", cache=".")
+    assert "--workdir" in result.stdout and "real compounds" in result.stdout

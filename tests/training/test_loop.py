@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import equiscale as es
+from equiscale.tasks.task import Task
+from equiscale.training import loop
+from equiscale.training.run_folder import open_run, read_metrics
+
+SETTINGS = loop.Settings(
+    steps=12, batch_size=4, learning_rate=1e-2, weight_decay=0.0, warmup=2, evaluations=5, seed=0
+)
+SYMMETRY = es.Symmetry(es.so3.coset(12), es.vectors, es.vectors)
+
+
+def toy_task(scale=1.0) -> Task:
+    """Learn y = x with a matrix that starts without symmetry."""
+    x = jax.random.normal(jax.random.key(0), (10, 5, 3))
+
+    def evaluate(w, batch):
+        return es.decompose(lambda x: x @ w, SYMMETRY, batch, batch, key=jax.random.key(1))
+
+    return Task(
+        name="toy",
+        init=lambda key: jax.random.normal(key, (3, 3)),
+        train_data=x,
+        sample=lambda data, indices, key: data[indices] + 0.01 * jax.random.normal(key, (len(indices), 5, 3)),
+        loss=lambda w, batch, key: scale * jnp.square(batch @ w - batch).sum(),
+        validation=[x[:6], x[4:]],
+        evaluate=evaluate,
+        predict=lambda w, x: x @ w,
+    )
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_evaluates_before_the_update_at_log_spaced_steps(tmp_path):
+    state = loop.train(toy_task(), SETTINGS, tmp_path, title="toy")
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == loop.evaluation_steps(12, 5) == [0, 1, 2, 5, 12]
+    untrained = toy_task().evaluate(loop.untrained_params(toy_task(), SETTINGS), toy_task().validation[0])
+    whole = untrained + toy_task().evaluate(loop.untrained_params(toy_task(), SETTINGS), toy_task().validation[1])
+    np.testing.assert_allclose(rows[0]["percent"], whole.percent, rtol=1e-5)
+    assert rows[0]["n_examples"] == 12 and rows[0]["training_loss"] is None
+    assert rows[-1]["total"] < rows[0]["total"] and int(state.step) == 12
+    assert rows[0]["measure"] == "so3.coset(12)"
+
+
+def test_an_interrupted_run_ends_bit_identical(tmp_path):
+    whole = loop.train(toy_task(), SETTINGS, tmp_path / "whole", title="toy")
+
+    class Stop(Exception):
+        pass
+
+    task, calls = toy_task(), []
+    real = loop.checkpoints.save
+
+    def save_then_die(saved, state):
+        real(saved, state)
+        calls.append(int(state.step))
+        if calls[-1] == 2:
+            saved.wait_until_finished()
+            raise Stop
+
+    loop.checkpoints.save = save_then_die
+    try:
+        with pytest.raises(Stop):
+            loop.train(task, SETTINGS, tmp_path / "parts", title="toy")
+    finally:
+        loop.checkpoints.save = real
+    resumed = loop.train(toy_task(), SETTINGS, tmp_path / "parts", title="toy")
+    np.testing.assert_array_equal(resumed.params, whole.params)
+    first, second = (timeless(read_metrics(tmp_path / name)) for name in ("whole", "parts"))
+    assert first == second
+    again = loop.train(toy_task(), SETTINGS, tmp_path / "parts", title="toy")
+    np.testing.assert_array_equal(again.params, whole.params)
+
+
+def test_batches_are_a_function_of_seed_and_step_and_cover_the_set():
+    key = jax.random.key(3)
+    rows = [loop.batch_indices(key, step, 10, 3) for step in range(6)]
+    np.testing.assert_array_equal(rows[4], loop.batch_indices(key, 4, 10, 3))
+    for epoch in (rows[:3], rows[3:]):
+        assert len(set(np.concatenate(epoch).tolist())) == 9, "no example twice in an epoch"
+    assert len(loop.batch_indices(key, 0, 2, 5)) == 5
+
+
+def test_one_compilation_of_each_part(tmp_path):
+    traced = []
+    task = toy_task()
+    counted = task._replace(
+        loss=lambda *a: traced.append("loss") or task.loss(*a),
+        evaluate=lambda *a: traced.append("evaluate") or task.evaluate(*a),
+        sample=lambda *a: traced.append("sample") or task.sample(*a),
+    )
+    loop.train(counted, SETTINGS, tmp_path, title="toy")
+    assert sorted(traced) == ["evaluate", "loss", "sample"]
+
+
+def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"step \d+"):
+        loop.train(toy_task(scale=jnp.inf), SETTINGS, tmp_path, title="toy")
+    assert (tmp_path / "checkpoints" / "0").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    loop.train(toy_task(), SETTINGS, tmp_path, title="toy")
+    other = toy_task()._replace(init=lambda key: {"w": jnp.zeros((4, 4))})
+    with pytest.raises(ValueError, match="does not fit this model"):
+        loop.train(other, SETTINGS, tmp_path, title="toy")
+
+
+def test_a_folder_of_another_config_is_refused_with_the_difference(tmp_path):
+    open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 5, "shape": (1, 2)}})
+    open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 5, "shape": (1, 2)}})
+    with pytest.raises(ValueError, match=r"training.steps: 5 in the folder, 6 asked for"):
+        open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 6, "shape": (1, 2)}})
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="choose another with --workdir"):
+        open_run(tmp_path / "file" / "run", {})
+
+
+def test_a_cut_last_row_is_dropped_and_a_damaged_one_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"ste')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
+    path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        read_metrics(tmp_path)
