@@ -62,6 +62,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         steps=config.training.steps,
         batch_size=config.training.batch_size,
         learning_rate=config.training.learning_rate,
+        b1=config.training.b1,
         weight_decay=config.training.weight_decay,
         warmup=config.training.warmup,
         evaluations=config.evaluation.points,

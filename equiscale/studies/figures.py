@@ -27,20 +27,26 @@ def _step_axis(ax, rows: Rows) -> None:
 
 
 def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
-    """Percent of the validation loss that is equivariance error, with two standard errors, and the floor."""
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    ax = figure.subplots()
+    """Percent of the validation loss that is equivariance error, with two standard errors; below, the floor."""
+    figure = Figure(figsize=(7, 5.2), layout="constrained")
+    ax, floor = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
     for colour, (name, rows) in zip(COLOURS, arms.items(), strict=False):
         step, percent, error = (column(rows, c) for c in ("step", "percent", "percent_stderr"))
         ax.plot(step, percent, "o-", color=colour, label=name, markersize=4)
         low = np.maximum(percent - 2 * error, percent / 10)
         ax.fill_between(step, low, percent + 2 * error, color=colour, alpha=0.2, linewidth=0)
-        ax.plot(step, column(rows, "floor"), ":", color=colour, label=f"floor, {name}")
-    ax.set_yscale("log")
-    ax.set_ylabel("% of validation loss from equivariance error")
+        floor.plot(step, column(rows, "floor"), ":", color=colour)
+    for panel in (ax, floor):
+        panel.set_yscale("log")
+        _step_axis(panel, next(iter(arms.values())))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_ylabel("% of validation loss\nfrom equivariance error")
+    ax.set_xlabel("")
     ax.set_title(title, fontsize=10)
-    _step_axis(ax, next(iter(arms.values())))
-    ax.legend(fontsize=8, loc="center left")
+    ax.legend(fontsize=9)
+    floor.set_ylabel("floor, %")
+    limits = column([row for rows in arms.values() for row in rows], "floor")
+    floor.set_ylim(limits.min() / 10, limits.max() * 10)
     return figure
 
 

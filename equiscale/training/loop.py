@@ -24,6 +24,7 @@ class Settings(NamedTuple):
     steps: int
     batch_size: int
     learning_rate: float
+    b1: float
     weight_decay: float
     warmup: int
     evaluations: int
@@ -31,10 +32,10 @@ class Settings(NamedTuple):
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """AdamW with VoxMol's beta1 = 0.99 after a linear warm-up of `warmup` steps."""
+    """AdamW after a linear warm-up of `warmup` steps."""
     top = settings.learning_rate
     rate = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
-    return optax.adamw(rate, b1=0.99, b2=0.999, weight_decay=settings.weight_decay)
+    return optax.adamw(rate, b1=settings.b1, b2=0.999, weight_decay=settings.weight_decay)
 
 
 def evaluation_steps(steps: int, n: int) -> list[int]:

@@ -9,7 +9,7 @@ from equiscale.training import loop
 from equiscale.training.run_folder import open_run, read_metrics
 
 SETTINGS = loop.Settings(
-    steps=12, batch_size=4, learning_rate=1e-2, weight_decay=0.0, warmup=2, evaluations=5, seed=0
+    steps=12, batch_size=4, learning_rate=1e-2, b1=0.9, weight_decay=0.0, warmup=2, evaluations=5, seed=0
 )
 SYMMETRY = es.Symmetry(es.so3.coset(12), es.vectors, es.vectors)
 
