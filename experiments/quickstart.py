@@ -23,7 +23,7 @@ from equiscale.data.voxels import Grid
 from equiscale.studies import augmentation_report
 from equiscale.tasks import denoise_voxels
 from equiscale.training.loop import Settings, train, untrained_params
-from equiscale.training.run_folder import open_run
+from equiscale.training.run_folder import open_run, read_metrics
 from equiscale.training.state import n_parameters
 from experiments.config import define_config, read_config
 
@@ -34,6 +34,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of the run; 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
+    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
     config = read_config(CONFIG, "quickstart")
     run(config, pathlib.Path(WORKDIR.value))
 
@@ -53,8 +54,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         seed=config.seed,
         cache_dir=str(cache),
     )
-    for line in molecules.reports:
-        logging.info("%s", line)
+    print("\n".join(molecules.reports), flush=True)
     wanted = min(config.evaluation.molecules, len(molecules.validation))
     validation = molecules.validation.subset(np.arange(wanted))
     model = denoise_voxels.make_model(config.model.preset, grid, dropout=config.model.dropout)
@@ -92,7 +92,8 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         workdir,
         folders,
         facts={
-            "task": f"denoising voxelised NCI molecules, {grid.length}³ grid of {grid.resolution:g} Å, {n_parameters(params['untrained']):,} parameters",
+            "task": f"denoising voxelised NCI molecules, {grid.length}³ grid of {grid.resolution:g} Å, "
+            f"{n_parameters(params['untrained']):,} parameters",
             "molecules": f"{len(molecules.train):,} to train on, {wanted} for validation; "
             + "; ".join(molecules.reports),
             "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
@@ -100,7 +101,8 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         },
         command="python -m experiments.quickstart " + shlex.join(sys.argv[1:]),
     )
-    print(f"\nReport: {report}")
+    found = augmentation_report.sentences({label: read_metrics(workdir / arm) for label, arm in folders.items()})
+    print("\n" + " ".join(found) + f"\n\nReport: {report}")
     return report
 
 

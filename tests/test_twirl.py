@@ -136,7 +136,7 @@ def test_f_is_traced_once_however_many_elements():
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(TypeError, match="so3.coset"):
+    with pytest.raises(TypeError, match=r"so3\.coset"):
         es.Symmetry(measure=es.so3, act_in=es.vectors, act_out=es.vectors)
     sym = es.Symmetry(es.so3.haar(2), es.segmented(es.vectors), es.segmented(es.vectors))
     with pytest.raises(ValueError, match="n_examples"):

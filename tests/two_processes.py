@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
 
-from tests.test_devices import KEY, case, decomposition, sharded_call
+from tests.test_devices import KEY, case, decomposition, sharded_call  # noqa: E402
 
 assert jax.process_count() == 2 and len(jax.devices()) == 4
 mesh = jax.make_mesh((2, 2), ("data", "element"), axis_types=(AxisType.Auto,) * 2)
