@@ -37,7 +37,7 @@ def check_symmetry(
         shape = leaf.shape if segments is not None else (min(2, leaf.shape[0]), *leaf.shape[1:])
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.zeros(shape, leaf.dtype)
-        return jnp.asarray(rng.standard_normal(shape), leaf.dtype)
+        return jnp.asarray(rng.standard_normal(shape), jnp.promote_types(leaf.dtype, jnp.float32))
 
     with jax.ensure_compile_time_eval():
         z, y = jax.tree.map(random, prediction), jax.tree.map(random, target)

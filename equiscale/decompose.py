@@ -218,7 +218,8 @@ def _rounding(loss: Loss | None, error, square, y):
 
     def of(again, z):
         if again is None:
-            eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(z))
+            floats = [leaf.dtype for leaf in jax.tree.leaves(z) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            eps = max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0)
             return eps**2 * square(z) if loss is None else eps * jnp.abs(error(z, y))
         if loss is None:
             return square(jax.tree.map(jnp.subtract, again, z))

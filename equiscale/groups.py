@@ -107,8 +107,9 @@ class Group:
 
         The mean over a coset is unbiased because R is uniform, and its variance holds only what H does not average
         away (for rotations: degrees above 2, 3 and 5 for order 12, 24 and 60), far below that of `order` independent
-        draws when the function is smooth. One coset leaves a bias of -Var(coset mean) in the equivariance loss; two
-        or more remove it.
+        draws when the function is smooth. One coset leaves a bias of -Var(coset mean) in the equivariance loss: it is
+        blind to errors that commute with H (for order 12 and 24 all that treat x, y, z and their signs alike, such
+        as rounding). Two or more cosets are unbiased.
         """
         orders = dict(self.subgroups)
         if order not in orders:

@@ -93,7 +93,7 @@ def test_a_low_precision_model_raises_the_floor():
     def rounded(x):
         return jnp.round(256 * x) / 256
 
-    sym = symmetry(es.so3.coset(12))
+    sym = symmetry(es.so3.haar(12))
     plain = es.decompose(rounded, sym, x, 0 * x, key=KEY)
     assert not plain.below_floor, "float32 output hides the rounding ..."
     known = es.decompose(rounded, sym, x, 0 * x, key=KEY, reference=lambda x: x)
@@ -102,6 +102,16 @@ def test_a_low_precision_model_raises_the_floor():
     assert declared.below_floor
     same = es.decompose(network(), sym, x, 0 * x, key=KEY, reference="highest")
     assert same.floor < 1e-9, "CPU products are exact float32 already"
+
+
+def test_one_coset_is_blind_to_what_commutes_with_its_subgroup_and_two_are_not():
+    """The 12 rotations are signed permutations, so any odd function of single components commutes with them."""
+    x = points(8)
+    truth = es.decompose(jnp.tanh, symmetry(es.so3.quadrature(12)), x, 0 * x, key=KEY).percent
+    one = es.decompose(jnp.tanh, symmetry(es.so3.coset(12)), x, 0 * x, key=KEY)
+    two = es.decompose(jnp.tanh, symmetry(es.so3.coset(12, n=8)), x, 0 * x, key=KEY)
+    assert one.percent < 1e-9 and "biased" in one.estimator
+    assert abs(two.percent - truth) < 0.25 * truth
 
 
 def test_signal_relative_error_of_a_linear_map():

@@ -160,7 +160,7 @@ def _mirror(kernel: Array) -> Array:
 
 def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     """`_conv` as a 2D convolution of depth slabs that carries the depth taps on its narrower side."""
-    (b, d, _, _, c), (taps, *_, o) = x.shape, kernel.shape
+    (_, d, _, _, c), (taps, *_, o) = x.shape, kernel.shape
     d_out = d + 2 * padding - taps + 1
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # CPUs gain nothing from half precision
 
@@ -176,7 +176,7 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
         y = lax.conv_general_dilated(
             images, kernel, (1, 1), ((padding, padding),) * 2, dimension_numbers=numbers
         )
-        return lax.optimization_barrier(y).reshape(b, -1, *y.shape[1:])
+        return lax.optimization_barrier(y).reshape(*a.shape[:2], *y.shape[1:])
 
     y, kernel = x.astype(dtype), kernel.astype(dtype)
     if c < o:
@@ -225,7 +225,7 @@ def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Ar
 
 def _split(size: int, most: int) -> tuple[int, int]:
     """The fewest equal parts of at most `most` that cover `size`: their number and length."""
-    parts = -(-size // most)
+    parts = max(1, -(-size // most))
     return parts, -(-size // parts)
 
 

@@ -1,4 +1,4 @@
-"""The VoxMol U-Net, a convolutional denoiser of voxelised molecules (arXiv 2306.07473, section 3.2).
+"""The VoxMol U-Net, a convolutional denoiser of voxelised molecules (arXiv 2306.07473).
 
 Nothing in it is equivariant: its symmetry is learned from rotated data. One obstacle is structural. On an even
 grid the published downsampler, of side 3, reads voxels 0, 2, 4, ..., which a flip about the grid's centre maps
@@ -23,8 +23,8 @@ _PUBLISHED = {"channel_multipliers": (1, 2, 2, 4), "attention_levels": (False, F
 _CPU = {"channel_multipliers": (1, 2, 1), "attention_levels": (False, False, True), "dropout": 0.0}
 
 # Fields of `VoxelUNet` besides `n_elements`. The published models have 7.0, 27.9 and 111.5 million parameters. Those
-# for CPUs are for grids of side 16 to 24, where attention is cheap at a quarter of the side only, and too small to
-# overfit; they are named by their number of parameters.
+# for CPUs are for grids of side 16 to 24, where attention is cheap at a quarter of the side only, and go without
+# dropout; they are named by their number of parameters.
 PRESETS = {
     "cpu_0.3M": {"n_channels": 8, "n_groups": 8, **_CPU},
     "cpu_1M": {"n_channels": 16, "n_groups": 8, **_CPU},
@@ -41,7 +41,7 @@ def _uniform(key: Array, shape: tuple[int, ...], dtype: Dtype, fan_in: int) -> A
     """PyTorch's default for kernels and biases, uniform in +-1/sqrt(fan_in).
 
     The number of draws is rounded up to a power of 2, so that a model needs few different ones: XLA compiles each for
-    a fifth of a second, and a U-Net has a hundred different shapes.
+    a fifth of a second, and a U-Net has dozens of shapes.
     """
     size, bound = math.prod(shape), 1 / math.sqrt(fan_in)
     draws = jax.random.uniform(key, (1 << (size - 1).bit_length(),), dtype, -bound, bound)
