@@ -8,6 +8,7 @@ import numpy as np
 
 matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullFormatter
 
 Rows = Sequence[Mapping[str, Any]]
 COLOURS = ("#1f6feb", "#d1480c", "#2e8b57", "#8250df")
@@ -39,7 +40,9 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     for panel in (ax, floor):
         panel.set_yscale("log")
         _step_axis(panel, next(iter(arms.values())))
+    ax.yaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]))
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_ylabel("% of validation loss\nfrom equivariance error")
     ax.set_xlabel("")
     ax.set_title(title, fontsize=10)
