@@ -29,6 +29,7 @@ from equiscale.reduce import AxisName, Moments, by_cluster
 from equiscale.twirl import (
     Model,
     Symmetry,
+    act_out,
     auto_chunk,
     draw_elements,
     global_ids,
@@ -101,13 +102,19 @@ def decompose(
     square, components = square_norm(sym.act_target, y, n, mask=mask, segments=segments)
     error = loss.value if loss is not None else lambda z, y: square(jax.tree.map(jnp.subtract, z, y))
     twisted = twist(f, sym, segments=segments)
-    rounding = _rounding(loss, error, square, y)
+    act, undo = act_out(sym, segments), act_out(sym, segments, inverse=True)
+
+    def apart(a, b):  # what a difference between two versions of a prediction adds to the equivariance loss
+        if loss is None:
+            return square(jax.tree.map(jnp.subtract, a, b))
+        return jnp.abs(error(a, y) - error(b, y))
 
     def evaluate(g):
         z = twisted(g, x)
         _check_prediction(sym, z, y, loss, error, n, segments)
-        again = _round_trip(sym, g, z, segments)
-        return z, {"total": error(z, y), "floor": rounding(again, z) + rounding(None, z)}
+        digit = _last_digit(z)
+        rounding = digit**2 * square(z) if loss is None else digit * jnp.abs(error(z, y))
+        return z, {"total": error(z, y), "floor": apart(undo(g, act(g, z)), z) + rounding}
 
     elements, weights = draw_elements(measure, key, global_ids(example_ids, n, axis_name))
     average = functools.partial(
@@ -122,7 +129,7 @@ def decompose(
     estimate = _squared if loss is None else _convex
     values = estimate(average, elements, measure, lambda z: error(z, y), square, plug_in)
     if reference is not None:
-        values["floor"] += rounding(_at_reference(f, reference, x), f(x))
+        values["floor"] += apart(_at_reference(f, reference, x), f(x))
 
     weight = jnp.ones(n) if weight is None else jnp.asarray(weight, float)
     if loss is None:
@@ -213,27 +220,10 @@ def _estimator(measure: Measure, plug_in: bool, loss: Loss | None) -> str:
 # --- floors ----------------------------------------------------------------------------------------------------
 
 
-def _rounding(loss: Loss | None, error, square, y):
-    """What rounding adds to the equivariance loss: by two versions of a prediction, or (None) by its last digit."""
-
-    def of(again, z):
-        if again is None:
-            floats = [leaf.dtype for leaf in jax.tree.leaves(z) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-            eps = max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0)
-            return eps**2 * square(z) if loss is None else eps * jnp.abs(error(z, y))
-        if loss is None:
-            return square(jax.tree.map(jnp.subtract, again, z))
-        return jnp.abs(error(again, y) - error(z, y))
-
-    return of
-
-
-def _round_trip(sym: Symmetry, g, z, segments: Segments):
-    """g^-1 (g z): what the actions alone do to an exactly equivariant prediction."""
-    shared = sym.measure.deterministic
-    invert = sym.measure.group.inverse if shared else jax.vmap(sym.measure.group.inverse)
-    act = functools.partial(actions.apply, sym.act_out, segments=segments, shared=shared, what="output")
-    return act(invert(g), act(g, z))
+def _last_digit(z: Any) -> float:
+    """Unit roundoff of the coarsest floating leaf of a prediction."""
+    floats = [leaf.dtype for leaf in jax.tree.leaves(z) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0)
 
 
 def _at_reference(f: Model, reference: Model | str, x):

@@ -77,14 +77,25 @@ def twist(f: Model, sym: Symmetry, *, segments: Segments = None) -> Callable[[El
     `x` is transformed as it is, noise included: a stochastic input must be drawn before, not inside `f`, or its
     variance would be counted as broken symmetry.
     """
+    undo = act_out(sym, segments, inverse=True)
+
+    def twisted(g, x):
+        turned = actions.apply(sym.act_in, g, x, segments=segments, shared=sym.measure.deterministic)
+        return undo(g, f(turned))
+
+    return twisted
+
+
+def act_out(sym: Symmetry, segments: Segments = None, *, inverse: bool = False) -> Callable[[Element, Any], Any]:
+    """(g, z) -> g z on a batch of predictions, or g^-1 z."""
     shared = sym.measure.deterministic
     invert = sym.measure.group.inverse if shared else jax.vmap(sym.measure.group.inverse)
 
-    def twisted(g, x):
-        prediction = f(actions.apply(sym.act_in, g, x, segments=segments, shared=shared))
-        return actions.apply(sym.act_out, invert(g), prediction, segments=segments, shared=shared, what="output")
+    def act(g, z):
+        g = invert(g) if inverse else g
+        return actions.apply(sym.act_out, g, z, segments=segments, shared=shared, what="output")
 
-    return twisted
+    return act
 
 
 def auto_chunk(measure: Measure, n_examples: int, x: Any) -> int:
