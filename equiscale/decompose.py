@@ -95,7 +95,7 @@ def decompose(
     if loss is not None and mask is not None:
         raise ValueError(f"the mask applies to squared error; apply it inside the loss {loss.name!r} instead")
     x, y = jax.tree.map(jnp.asarray, (x, y))
-    n = _count(sym, y, weight)
+    n = count_rows(sym, y, weight)
     checks.check_finite(x, "the input")
     checks.check_finite(y, "the target", mask_leaves(mask, y))
 
@@ -142,7 +142,7 @@ def decompose(
         moments,
         {name: values[name] for name in ("total", "mean", "equiv", "floor")} if per_example else None,
         measure=measure.name,
-        estimator=_estimator(measure, plug_in, loss),
+        estimator=estimator_name(measure, plug_in, loss),
         loss=SQUARED_ERROR if loss is None else loss.name,
         space="prediction" if loss is None else loss.space,
         irreducible_from=irreducible_from,
@@ -207,7 +207,7 @@ def _jackknife_groups(n_units: int) -> int:
     return max(divisors) if divisors else n_units
 
 
-def _estimator(measure: Measure, plug_in: bool, loss: Loss | None) -> str:
+def estimator_name(measure: Measure, plug_in: bool, loss: Loss | None) -> str:
     if measure.deterministic:
         return "exact over the measure"
     if plug_in:
@@ -236,7 +236,7 @@ def _at_reference(f: Model, reference: Model | str, x):
 # --- checks ----------------------------------------------------------------------------------------------------
 
 
-def _count(sym: Symmetry, y: Any, weight: Any) -> int:
+def count_rows(sym: Symmetry, y: Any, weight: Any) -> int:
     """Examples in the batch: one weight each, or the leading axis of a target leaf that is not segmented."""
     if weight is not None:
         return len(weight)
