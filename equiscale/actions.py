@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from equiscale.groups import HIGHEST, Element
+from equiscale.reorder import reorder
 
 Action = Callable[[Element, Array], Array]
 Segments = Int[Array, " rows"] | Mapping[str, Int[Array, " rows"]] | None
@@ -83,7 +84,7 @@ def grid(g: Float[Array, "3 3"], x: Shaped[Array, "*any n n n"]) -> Shaped[Array
         _check_signed_permutation(np.asarray(g))
     flat = jnp.asarray(x).reshape(*x.shape[:-3], -1)
     index, inverse = (_source_index(element, x.shape[-1]) for element in (g, g.T))
-    return _gather(flat, index, inverse).reshape(x.shape)
+    return reorder(flat, index, inverse).reshape(x.shape)
 
 
 def _check_signed_permutation(g: np.ndarray) -> None:
@@ -107,25 +108,6 @@ def _source_index(g: Float[Array, "3 3"], n: int) -> Int[Array, " n*n*n"]:
     backward = (g < -0.5) @ strides  # ... or against
     x, y, z = forward[:, None] * position + backward[:, None] * (n - 1 - position)
     return (x[:, None, None] + y[:, None] + z).ravel()
-
-
-def _reorder(x: Shaped[Array, "*any m"], index: Int[Array, " m"]) -> Shaped[Array, "*any m"]:
-    return x.at[..., index].get(mode="promise_in_bounds", unique_indices=True)
-
-
-@jax.custom_vjp
-def _gather(x: Shaped[Array, "*any m"], index: Int[Array, " m"], inverse: Int[Array, " m"]):
-    """x[..., index] for a permutation; its transpose is the gather by the inverse, not autodiff's scatter.
-
-    Forward over reverse mode (Hessian products) passes; pure forward mode does not.
-    """
-    return _reorder(x, index)
-
-
-_gather.defvjp(
-    lambda x, index, inverse: (_reorder(x, index), inverse),
-    lambda inverse, ct: (_reorder(ct, inverse), None, None),
-)
 
 
 def translate(g: Float[Array, " 3"], x: Float[Array, "*any 3"]) -> Float[Array, "*any 3"]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from equiscale.groups import HIGHEST, Element
 from equiscale.reduce import AxisName
+from equiscale.varying import varying_zero
 
 
 class Average(NamedTuple):
@@ -133,13 +134,6 @@ def _over_devices(weight: Array, local: Average, square, axis_name: AxisName) ->
     mean, extras = jax.lax.psum(_scale(share, (local.mean, local.extras)), axis_name)
     spread = local.variance + square(_subtract(local.mean, mean))
     return Average(mean, jax.lax.psum(_scale(share, spread), axis_name), extras)
-
-
-def varying_zero(tree: Any) -> Array:
-    """A 0 that varies over exactly the device axes that `tree` varies over (whatever its values, NaN included)."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and leaf.size]
-    false = sum((jnp.ravel(leaf)[0] != jnp.ravel(leaf)[0]) & False for leaf in leaves)
-    return jnp.asarray(false, jnp.float32)
 
 
 def _widen(tree: Any) -> Any:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import actions, checks
 from equiscale.actions import Segments
-from equiscale.average import average_over_group, varying_zero
+from equiscale.average import average_over_group
 from equiscale.decomposition import SQUARED_ERROR, VALUES, Decomposition
 from equiscale.groups import Measure
 from equiscale.losses import Loss, mask_leaves, square_norm
@@ -35,6 +35,7 @@ from equiscale.twirl import (
     global_ids,
     twist,
 )
+from equiscale.varying import varying_zero
 
 
 def decompose(

@@ -23,13 +23,14 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import checks
 from equiscale.actions import Segments
-from equiscale.average import average_over_group, streamed_average, varying_zero
+from equiscale.average import average_over_group, streamed_average
 from equiscale.decompose import count_rows, estimator_name
 from equiscale.decomposition import SQUARED_ERROR
 from equiscale.losses import Loss, mask_leaves, square_norm
 from equiscale.parameters import group_names, is_trainable
 from equiscale.reduce import AxisName, psum
 from equiscale.twirl import Symmetry, auto_chunk, draw_elements, global_ids, twist
+from equiscale.varying import varying_zero
 
 Params = Any
 Apply = Callable[[Params, Any], Any]  # parameters and a batch -> a batch of predictions

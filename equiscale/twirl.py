@@ -18,9 +18,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import actions
 from equiscale.actions import Segments
-from equiscale.average import average_over_group, varying_zero
+from equiscale.average import average_over_group
 from equiscale.groups import Element, Measure
 from equiscale.reduce import AxisName
+from equiscale.varying import varying_zero
 
 Model = Callable[[Any], Any]  # a batch -> a batch of predictions
 

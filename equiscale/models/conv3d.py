@@ -26,6 +26,8 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from equiscale.varying import vary_alike
+
 Formulation = Literal["direct", "slabs"]
 
 # Operands of one chunk of a kernel gradient: what the second-level caches of two cores hold. The speed is
@@ -230,18 +232,11 @@ def _split(size: int, most: int) -> tuple[int, int]:
 
 
 def _conv(x: Array, kernel: Array, *, padding: int) -> Array:
-    return _conv_p.bind(*_vary_alike(x, kernel), padding=padding)
+    return _conv_p.bind(*vary_alike(x, kernel), padding=padding)
 
 
 def _kernel_gradient(x: Array, y: Array, *, taps: int, padding: int) -> Array:
-    return _kernel_gradient_p.bind(*_vary_alike(x, y), taps=taps, padding=padding)
-
-
-def _vary_alike(*arrays: Array) -> list[Array]:
-    """Inside `shard_map`, marks each operand as varying over every mesh axis that one of them varies over."""
-    varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
-    missing = [tuple(sorted(frozenset().union(*varying) - axes)) for axes in varying]
-    return [lax.pcast(a, m, to="varying") for a, m in zip(arrays, missing, strict=True)]
+    return _kernel_gradient_p.bind(*vary_alike(x, y), taps=taps, padding=padding)
 
 
 def _fold_batch(f: Callable, folds, operands, axes, **settings) -> tuple[Array, int]:

@@ -1,0 +1,224 @@
+"""The loss components as functions of a flat vector of chosen parameters: what Hessians and landscapes are made of.
+
+With z_k(v) the twisted predictions, S >= 0 the weight of each of their entries (example weights, mask and 1/D) and
+w_k those of the elements,
+
+    mean(v)  = S . (zbar(v) - y)^2,    equiv(v) = sum_k w_k S . (z_k(v) - zbar(v))^2,    total = mean + equiv.
+
+The elements are drawn once and stay: these are the plug-in components on a fixed set of elements, as in the paper's
+section 3.4. (For K independent draws the unbiased equivariance loss is K / (K - 1) times this one.)
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from equiscale import frozen
+from equiscale.actions import Segments
+from equiscale.decompose import count_rows
+from equiscale.losses import square_norm
+from equiscale.parameters import insert, select
+from equiscale.twirl import Symmetry, draw_elements, twist
+
+PARTS = ("total", "mean", "equiv")
+
+
+class Data(NamedTuple):
+    """What the components of one batch are computed from, cached once."""
+
+    constants: list[Array]
+    features: list[Array]  # [n_elements, ...]: what the chosen layers read of each turned input
+    weights: Float[Array, " n_elements"]
+    entry: Float[Array, " rows"]  # S
+    target: Float[Array, " rows"]
+
+
+class Components:
+    """Loss components of one batch and one set of group elements, in the neighbourhood of a model's parameters.
+
+    `vector` holds the chosen parameters; `losses`, `gradients` and `products` take any vector of that length, so that
+    other models than the given one can be asked too. Everything is jitted, in the precision `dtype`.
+    """
+
+    def __init__(self, rest: Callable, data: Data, vector: Array, names: Sequence[str], unravel: Callable, label: str):
+        self.data, self.vector, self.names, self.unravel, self.measure = data, vector, tuple(names), unravel, label
+        self.rest = rest
+        self._losses = jax.jit(self._run_losses)
+        self._gradients = jax.jit(self._run_gradients)
+        self._products = jax.jit(self._run_products, static_argnames="parts")
+
+    @property
+    def n(self) -> int:
+        """The number of chosen parameters."""
+        return self.vector.size
+
+    def precision(self):
+        """The context in which its arrays keep their precision."""
+        return jax.enable_x64(True) if self.vector.dtype == jnp.float64 else contextlib.nullcontext()
+
+    def losses(self, vector: Float[Array, " n"]) -> dict[str, Float[Array, ""]]:
+        """total, mean and equiv at `vector`."""
+        with self.precision():
+            return self._losses(self.data, vector)
+
+    def gradients(self, vector: Float[Array, " n"]) -> dict[str, Float[Array, " n"]]:
+        """Their gradients with respect to the chosen parameters."""
+        with self.precision():
+            return self._gradients(self.data, vector)
+
+    def products(
+        self, vector: Float[Array, " n"], directions: Float[Array, "b n"], parts: tuple[str, ...] = ("mean", "equiv")
+    ) -> dict[str, Float[Array, "b n"]]:
+        """Hessians of the named components at `vector` times each direction.
+
+        Forward over reverse, streamed over the elements: two passes, one for the change of the twirl, one that pulls
+        it back. Memory is that of one element times b.
+        """
+        with self.precision():
+            return self._products(self.data, vector, directions, parts=parts)
+
+    # --- one pass over the elements, `step(carry, features, weight) -> carry` -----------------------------------
+
+    def _scan(self, data: Data, step: Callable, start: Any) -> Any:
+        return jax.lax.scan(lambda c, e: (step(c, *e), None), start, (data.features, data.weights))[0]
+
+    def _twirl(self, data: Data, of_element: Callable) -> Any:
+        def step(total, features, w):
+            return jax.tree.map(lambda t, z: t + w * z, total, of_element(features))
+
+        shapes = jax.eval_shape(lambda f: of_element([a[0] for a in f]), data.features)
+        return self._scan(data, step, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
+
+    def _run_losses(self, data, vector):
+        def predict(features):
+            return self.rest(vector, data.constants, features)
+
+        twirl = self._twirl(data, predict)
+
+        def step(equiv, features, w):
+            return equiv + w * _weighted_square(data.entry, predict(features), twirl)
+
+        mean = _weighted_square(data.entry, twirl, data.target)
+        equiv = self._scan(data, step, jnp.zeros_like(mean))
+        return {"total": mean + equiv, "mean": mean, "equiv": equiv}
+
+    def _run_gradients(self, data, vector):
+        twirl = self._twirl(data, lambda features: self.rest(vector, data.constants, features))
+
+        def step(totals, features, w):
+            z, pull = jax.vjp(lambda v: self.rest(v, data.constants, features), vector)
+            cotangents = self._cotangents(data, w, z, twirl)
+            return {p: total + pull(cotangents[p])[0] for p, total in totals.items()}
+
+        found = self._scan(data, step, {p: jnp.zeros_like(vector) for p in ("mean", "equiv")})
+        return {"total": found["mean"] + found["equiv"], **found}
+
+    def _cotangents(self, data, w, z, twirl) -> dict[str, Array]:
+        return {
+            "total": 2 * w * _weighted(data.entry, z, data.target),
+            "mean": 2 * w * _weighted(data.entry, twirl, data.target),
+            "equiv": 2 * w * _weighted(data.entry, z, twirl),
+        }
+
+    def _run_products(self, data, vector, directions, parts):
+        def moved(features):
+            """z and its change along each direction."""
+            z, push = jax.linearize(lambda v: self.rest(v, data.constants, features), vector)
+            return z, jax.vmap(push)(directions)
+
+        twirl, twirl_moves = self._twirl(data, moved)
+
+        def step(totals, features, w):
+            z, moves = moved(features)
+            cotangents = self._cotangents(data, w, z, twirl)
+            scale = 2 * w * data.entry
+            changes = {"total": scale * moves, "mean": scale * twirl_moves, "equiv": scale * (moves - twirl_moves)}
+
+            def gradient(v, cotangent):
+                return jax.vjp(lambda v: self.rest(v, data.constants, features), v)[1](cotangent)[0]
+
+            def curved(part, direction, change):
+                return jax.jvp(gradient, (vector, cotangents[part]), (direction, change))[1]
+
+            return {p: t + jax.vmap(lambda d, c, p=p: curved(p, d, c))(directions, changes[p]) for p, t in totals.items()}
+
+        return self._scan(data, step, {p: jnp.zeros_like(directions) for p in parts})
+
+
+def components(
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    sym: Symmetry,
+    x: Any,
+    y: Any,
+    *,
+    key: PRNGKeyArray,
+    only: str | Sequence[str] = "*",
+    mask: Any = None,
+    weight: Float[Array, " batch"] | None = None,
+    segments: Segments = None,
+    example_ids: Int[Array, " batch"] | None = None,
+    dtype: Any = jnp.float64,
+    cache: bool = True,
+) -> Components:
+    """The squared-error components of `apply(params, x)` as functions of the parameters that `only` matches.
+
+    Args:
+      only: path patterns of the chosen parameters (see `equiscale.parameters`), all by default.
+      dtype: parameters, data and sums in float64 by default, since condition numbers of 1e9 are beyond float32; a
+        model that casts to a type of its own keeps to that.
+      cache: store, for every group element, what the chosen layers read of the frozen ones (an automatic cut of the
+        model); False recomputes it each time.
+      The rest as for `equiscale.decompose`.
+
+    Raises what `equiscale.decompose` and `equiscale.parameters.select` raise.
+    """
+    double = jnp.dtype(dtype) == jnp.float64
+    with jax.enable_x64(True) if double else contextlib.nullcontext():
+        params, x, y, mask, weight = (_cast(tree, dtype) for tree in (params, x, y, mask, weight))
+        chosen = select(params, *([only] if isinstance(only, str) else only))
+        vector, unravel = ravel_pytree(chosen)
+        n = count_rows(sym, y, weight)
+        square, counts = square_norm(sym.act_target, y, n, mask=mask, segments=segments)
+        weight = jnp.where(counts > 0, jnp.ones(n) if weight is None else weight, 0)
+        # square is diagonal: half its gradient at 1 is what each entry weighs.
+        ones = jax.tree.map(jnp.ones_like, y)
+        entry = ravel_pytree(jax.grad(lambda e: jnp.vdot(weight / weight.sum(), square(e)) / 2)(ones))[0]
+
+        ids = jnp.arange(n) if example_ids is None else jnp.asarray(example_ids)
+        elements, weights = draw_elements(sym.measure, key, ids)
+        elements = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), elements)
+        weights = jnp.tile(jnp.asarray(weights, dtype), sym.measure.n_units) / sym.measure.n_units
+
+        def predict(vector, g):
+            moved = insert(params, unravel(vector))
+            z = twist(lambda x: apply(moved, x), sym, segments=segments)(g, x)
+            return ravel_pytree(z)[0].astype(dtype)
+
+        one = jax.tree.map(lambda a: a[0], elements)
+        parts = frozen.split(predict, vector, one, cache=cache)
+        constants = parts.constants()
+        features = jax.jit(lambda c, e: jax.lax.map(lambda g: parts.known(c, g), e))(constants, elements)
+        data = Data(constants, features, weights, entry, ravel_pytree(y)[0].astype(dtype))
+    return Components(parts.rest, data, vector, chosen, unravel, sym.measure.name)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    def one(leaf):
+        return jnp.asarray(leaf, dtype) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def _weighted(entry: Array, a: Array, b: Array) -> Array:
+    """S (a - b), 0 where S is 0 whatever stands there."""
+    return jnp.where(entry > 0, entry * (a - b), 0)
+
+
+def _weighted_square(entry: Array, a: Array, b: Array) -> Array:
+    return jnp.sum(jnp.where(entry > 0, entry * jnp.square(a - b), 0))
