@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -26,6 +27,7 @@ from equiscale.parameters import insert, select
 from equiscale.twirl import Symmetry, draw_elements, twist
 
 PARTS = ("total", "mean", "equiv")
+Vector = Float[np.ndarray, " n"]
 
 
 class Data(NamedTuple):
@@ -42,15 +44,19 @@ class Components:
     """Loss components of one batch and one set of group elements, in the neighbourhood of a model's parameters.
 
     `vector` holds the chosen parameters; `losses`, `gradients` and `products` take any vector of that length, so that
-    other models than the given one can be asked too. Everything is jitted, in the precision `dtype`.
+    other models than the given one can be asked too. They are jitted, run in the precision of `vector` whatever the
+    caller's, and return host arrays.
     """
 
     def __init__(self, rest: Callable, data: Data, vector: Array, names: Sequence[str], unravel: Callable, label: str):
-        self.data, self.vector, self.names, self.unravel, self.measure = data, vector, tuple(names), unravel, label
-        self.rest = rest
-        self._losses = jax.jit(self._run_losses)
-        self._gradients = jax.jit(self._run_gradients)
-        self._products = jax.jit(self._run_products, static_argnames="parts")
+        self.rest, self.data, self.measure = rest, data, label
+        self.vector, self.names, self.unravel = np.asarray(vector), tuple(names), unravel
+        self._losses = jax.jit(self.losses_of)
+        self._gradients = jax.jit(self.gradients_of)
+        self._products = jax.jit(self.products_of, static_argnames="parts")
+        self._jacobian_rows = jax.jit(self.jacobian_rows_of)
+        # One function a part, made once, so that what is compiled for it stays compiled.
+        self.hessian = {part: self._product_of(part) for part in PARTS}
 
     @property
     def n(self) -> int:
@@ -61,28 +67,37 @@ class Components:
         """The context in which its arrays keep their precision."""
         return jax.enable_x64(True) if self.vector.dtype == jnp.float64 else contextlib.nullcontext()
 
-    def losses(self, vector: Float[Array, " n"]) -> dict[str, Float[Array, ""]]:
+    def _own(self, array) -> np.ndarray:
+        return np.asarray(array, self.vector.dtype)
+
+    def losses(self, vector: Vector) -> dict[str, Float[np.ndarray, ""]]:
         """total, mean and equiv at `vector`."""
         with self.precision():
-            return self._losses(self.data, vector)
+            return jax.device_get(self._losses(self.data, self._own(vector)))
 
-    def gradients(self, vector: Float[Array, " n"]) -> dict[str, Float[Array, " n"]]:
+    def gradients(self, vector: Vector) -> dict[str, Float[np.ndarray, " n"]]:
         """Their gradients with respect to the chosen parameters."""
         with self.precision():
-            return self._gradients(self.data, vector)
+            return jax.device_get(self._gradients(self.data, self._own(vector)))
 
     def products(
-        self, vector: Float[Array, " n"], directions: Float[Array, "b n"], parts: tuple[str, ...] = ("mean", "equiv")
-    ) -> dict[str, Float[Array, "b n"]]:
+        self, vector: Vector, directions: Float[np.ndarray, "b n"], parts: tuple[str, ...] = ("mean", "equiv")
+    ) -> dict[str, Float[np.ndarray, "b n"]]:
         """Hessians of the named components at `vector` times each direction.
 
         Forward over reverse, streamed over the elements: two passes, one for the change of the twirl, one that pulls
         it back. Memory is that of one element times b.
         """
         with self.precision():
-            return self._products(self.data, vector, directions, parts=parts)
+            return jax.device_get(self._products(self.data, *map(self._own, (vector, directions)), parts=parts))
 
-    # --- one pass over the elements, `step(carry, features, weight) -> carry` -----------------------------------
+    def jacobian_rows(self, vector: Vector, index: Int[np.ndarray, " r"]) -> Float[np.ndarray, "k r n"]:
+        """d z_k / d vector of the flattened predictions at `index`, for every group element."""
+        with self.precision():
+            return jax.device_get(self._jacobian_rows(self.data, self._own(vector), index))
+
+    # --- the same as pure functions of the data, to be used inside other jitted ones ---------------------------------
+    # One pass over the elements is a scan of `step(carry, features, weight) -> carry`.
 
     def _scan(self, data: Data, step: Callable, start: Any) -> Any:
         return jax.lax.scan(lambda c, e: (step(c, *e), None), start, (data.features, data.weights))[0]
@@ -94,7 +109,7 @@ class Components:
         shapes = jax.eval_shape(lambda f: of_element([a[0] for a in f]), data.features)
         return self._scan(data, step, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes))
 
-    def _run_losses(self, data, vector):
+    def losses_of(self, data, vector):
         def predict(features):
             return self.rest(vector, data.constants, features)
 
@@ -107,7 +122,7 @@ class Components:
         equiv = self._scan(data, step, jnp.zeros_like(mean))
         return {"total": mean + equiv, "mean": mean, "equiv": equiv}
 
-    def _run_gradients(self, data, vector):
+    def gradients_of(self, data, vector):
         twirl = self._twirl(data, lambda features: self.rest(vector, data.constants, features))
 
         def step(totals, features, w):
@@ -125,7 +140,7 @@ class Components:
             "equiv": 2 * w * _weighted(data.entry, z, twirl),
         }
 
-    def _run_products(self, data, vector, directions, parts):
+    def products_of(self, data, vector, directions, parts):
         def moved(features):
             """z and its change along each direction."""
             z, push = jax.linearize(lambda v: self.rest(v, data.constants, features), vector)
@@ -145,9 +160,24 @@ class Components:
             def curved(part, direction, change):
                 return jax.jvp(gradient, (vector, cotangents[part]), (direction, change))[1]
 
-            return {p: t + jax.vmap(lambda d, c, p=p: curved(p, d, c))(directions, changes[p]) for p, t in totals.items()}
+            return {
+                p: t + jax.vmap(lambda d, c, p=p: curved(p, d, c))(directions, changes[p]) for p, t in totals.items()
+            }
 
         return self._scan(data, step, {p: jnp.zeros_like(directions) for p in parts})
+
+    def _product_of(self, part: str) -> Callable[[Data, Array, Array], Array]:
+        """(data, vector, direction) -> the Hessian of one component times one direction."""
+        return lambda data, vector, direction: self.products_of(data, vector, direction[None], (part,))[part][0]
+
+    def jacobian_rows_of(self, data, vector, index):
+        one_hot = jax.nn.one_hot(index, data.target.size, dtype=vector.dtype)
+
+        def of_element(features):
+            pull = jax.vjp(lambda v: self.rest(v, data.constants, features), vector)[1]
+            return jax.vmap(lambda row: pull(row)[0])(one_hot)
+
+        return jax.lax.map(of_element, data.features)
 
 
 def components(

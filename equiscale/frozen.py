@@ -48,15 +48,15 @@ def split(f: Callable[[jax.Array, Any], jax.Array], moving: jax.Array, varying: 
     ]
 
     def constants():
-        run = jax.jit(lambda *values: program.evaluate(traced.constants, stages[0], fixed, values))
+        run = jax.jit(lambda *values: program.evaluate(traced, traced.constants, stages[0], fixed, values))
         return run(*traced.values)
 
     def known(constants, varying):
         values = [*constants, *jax.tree.leaves(varying)]
-        return program.evaluate([*fixed, *others], stages[1], features, values)
+        return program.evaluate(traced, [*fixed, *others], stages[1], features, values)
 
     def rest(moving, constants, features_):
         values = [moving, *constants, *features_]
-        return program.evaluate([first, *fixed, *features], stages[2], traced.outputs, values)[0]
+        return program.evaluate(traced, [first, *fixed, *features], stages[2], traced.outputs, values)[0]
 
     return Split(constants, known, rest)

@@ -15,6 +15,7 @@ INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkp
 class Program(NamedTuple):
     """A traced function without nested calls."""
 
+    traced: jex.Jaxpr
     constants: list[jex.Var]  # what the function closes over
     values: list[Any]  # of the constants
     arguments: list[jex.Var]
@@ -58,12 +59,19 @@ def trace(f: Callable[..., list], *args: Any) -> Program:
 
     inputs = [*constants, *closed.jaxpr.invars]
     outputs = inline(closed.jaxpr, {v: v for v in inputs}, "")
-    return Program(constants, values, list(closed.jaxpr.invars), equations, scopes, outputs)
+    return Program(closed.jaxpr, constants, values, list(closed.jaxpr.invars), equations, scopes, outputs)
 
 
-def evaluate(inputs: list[jex.Var], equations: list[jex.JaxprEqn], outputs: list[Any], values: Iterable[Any]) -> list:
-    """The outputs of those equations for given values of the inputs; differentiable, custom rules included."""
-    return jax.core.eval_jaxpr(jex.Jaxpr([], inputs, outputs, equations), [], *values)
+def evaluate(
+    program: Program,
+    inputs: list[jex.Var],
+    equations: list[jex.JaxprEqn],
+    outputs: list[Any],
+    values: Iterable[Any],
+) -> list:
+    """The outputs of some of a program's equations for given values of the inputs; custom derivatives are kept."""
+    part = program.traced.replace(constvars=[], invars=inputs, eqns=equations, outvars=outputs)
+    return jax.core.eval_jaxpr(part, [], *values)
 
 
 def is_variable(atom: Any) -> bool:
