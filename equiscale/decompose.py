@@ -148,7 +148,7 @@ def decompose(
         space="prediction" if loss is None else loss.space,
         irreducible_from=irreducible_from,
     )
-    if checks.is_known(moments.count):
+    if checks.is_known(moments.mean):
         _check_predictions_finite(values["total"], weight)
         result.check()
     return result

@@ -11,6 +11,7 @@ statistics of `equiscale.decompose`:
 | `coset(order, n=1)`   | n     | order           | a finite subgroup times one random element        |
 | `enumerate()`         | 1     | the group       | the group average itself: deterministic           |
 | `quadrature(degree)`  | 1     | the nodes       | exact for band-limited functions: deterministic   |
+| `normal(n, sigma)`    | n     | 1               | independent draws near the identity               |
 
 The measure's name travels with every number made from it: a percentage over a non-compact group (translations)
 means nothing without it.
@@ -69,7 +70,8 @@ class Group:
     """A group by its operations on single elements, and the measures it offers.
 
     `elements()` lists a finite group as `[order, ...]`; `subgroups` maps an order to such a list, from which
-    `coset` takes its subgroup; `nodes(degree)` gives `(elements, weights)` of a quadrature.
+    `coset` takes its subgroup; `nodes(degree)` gives `(elements, weights)` of a quadrature. A Lie group has an
+    `algebra()`, a basis `[dim, ...]` of its tangent space at the identity, and `exp` from there to the group.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Group:
     elements: Callable[[], np.ndarray] | None = dataclasses.field(default=None, repr=False)
     subgroups: tuple[tuple[int, Callable[[], np.ndarray]], ...] = dataclasses.field(default=(), repr=False)
     nodes: Callable[[int], tuple[np.ndarray, np.ndarray]] | None = dataclasses.field(default=None, repr=False)
+    algebra: Callable[[], np.ndarray] | None = dataclasses.field(default=None, repr=False)
+    exp: Callable[[jax.Array], Element] | None = dataclasses.field(default=None, repr=False)
 
     def haar(self, n: int) -> Measure:
         """`n` independent draws from the group's uniform (Haar) measure: what the papers do, with n = 10."""
@@ -138,6 +142,31 @@ class Group:
             raise ValueError(f"quadrature degree must be 0 or more, got {degree}")
         elements, weights = self.nodes(degree)
         return listed(self, f"{self.name}.quadrature({degree})", elements, weights)
+
+    def normal(self, n: int, sigma: float) -> Measure:
+        """`n` independent draws exp(sum_a sigma eps_a X_a) near the identity: X_a the algebra's basis, eps_a normal.
+
+        `sigma` is in the units of the basis: radians for rotations, those of the coordinates for translations.
+
+        Raises ValueError for a group without a Lie algebra.
+        """
+        basis = self.generators()
+        _check_count(n, "n")
+
+        def near_identity(key):
+            coefficients = sigma * jax.random.normal(key, basis.shape[:1])
+            return self.exp(jnp.tensordot(coefficients, _to_device(basis), 1, precision=HIGHEST))
+
+        return independent(self, f"{self.name}.normal({n}, sigma={sigma:g})", near_identity, n)
+
+    def generators(self) -> np.ndarray:
+        """The basis of the Lie algebra, `[dim, ...]`. Raises ValueError for a group that has none."""
+        if self.algebra is None or self.exp is None:
+            raise ValueError(
+                f"{self.name} has no Lie algebra (it is finite, or its algebra and exp are not given): there is no "
+                "derivative at its identity. Use so3, o3 or translations"
+            )
+        return self.algebra()
 
 
 def independent(group: Group, name: str, random: Callable, n: int) -> Measure:
@@ -201,6 +230,26 @@ def random_orthogonal(key: jax.Array) -> jax.Array:
     return random_rotation(rotation_key) * jax.random.rademacher(sign_key, (), float)
 
 
+def infinitesimal_rotations() -> np.ndarray:
+    """The generators `[3, 3, 3]` of rotations about x, y, z, in radians: (X_a)_ij = -epsilon_aij."""
+    return np.cross(np.eye(3)[:, None], np.eye(3)).transpose(0, 2, 1)
+
+
+def exp_rotation(k: jax.Array) -> jax.Array:
+    """exp(k) for an antisymmetric `[3, 3]` matrix: Rodrigues' formula, smooth at 0.
+
+    I + sin(t)/t k + (1 - cos t)/t^2 k^2 with t the angle; near 0 both factors are series in t^2, since the square
+    root has no derivative there.
+    """
+    square = compose_matrices(k, k)
+    t2 = -jnp.trace(square) / 2
+    small = t2 < 1e-4
+    t = jnp.sqrt(jnp.where(small, 1, t2))
+    first = jnp.where(small, 1 - t2 / 6 + t2**2 / 120, jnp.sin(t) / t)
+    second = jnp.where(small, 1 / 2 - t2 / 24 + t2**2 / 720, 2 * (jnp.sin(t / 2) / t) ** 2)
+    return jnp.eye(3, dtype=k.dtype) + first * k + second * square
+
+
 def _with_inversion(proper: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
     return lambda: np.concatenate([proper(), -proper()])
 
@@ -229,6 +278,8 @@ so3 = Group(
     random_rotation,
     subgroups=((12, rotations.tetrahedral), (24, rotations.cube), (60, rotations.icosahedral)),
     nodes=rotations.nodes,
+    algebra=infinitesimal_rotations,
+    exp=exp_rotation,
 )
 
 o3 = Group(
@@ -242,6 +293,8 @@ o3 = Group(
         (120, _with_inversion(rotations.icosahedral)),
     ),
     nodes=_orthogonal_nodes,
+    algebra=infinitesimal_rotations,
+    exp=exp_rotation,
 )
 
 octahedral = _matrix_group("octahedral", rotations.cube)
@@ -294,17 +347,10 @@ class Translations(Group):
 
         return independent(self, f"translations.uniform({n}, width={width:g})", shift, n)
 
-    def normal(self, n: int, sigma: float) -> Measure:
-        """`n` independent shifts, each component normal with standard deviation `sigma`."""
-        _check_count(n, "n")
 
-        def shift(key):
-            return sigma * jax.random.normal(key, (3,))
-
-        return independent(self, f"translations.normal({n}, sigma={sigma:g})", shift, n)
-
-
-translations = Translations("translations", jnp.add, jnp.negative)
+translations = Translations(
+    "translations", jnp.add, jnp.negative, algebra=functools.partial(np.eye, 3), exp=lambda shift: shift
+)
 
 
 # --- products --------------------------------------------------------------------------------------------------

@@ -104,8 +104,8 @@ def split(parameters: Any, measure: Measure, acts: Any, *, key: PRNGKeyArray | N
 def force_head(w: Float[Array, "3 h"]) -> Split:
     """The split of EScAIP's force head, force_k = sum_e e_k (w_k . h_e), in closed form (section 4.3).
 
-    It is equivariant if and only if w_x = w_y = w_z: E is the mean of the three rows, repeated. The twirl of the head is
-    the head with that.
+    It is equivariant if and only if w_x = w_y = w_z: E is the mean of the three rows, repeated, which is also the
+    head's twirl.
     """
     if w.shape[:1] != (3,):
         raise ValueError(f"the head has one row for each of x, y, z: [3, h], got {list(w.shape)}")

@@ -86,7 +86,7 @@ def test_dense_hessians_are_symmetric_and_agree_with_finite_differences(case):
         curvature.hessians(c, limit=10)
 
 
-# --- the force head of EScAIP: closed forms of specs section 4 --------------------------------------------------------
+# --- the force head of EScAIP: closed forms of specs section 4 ---------------------------------------------------
 
 
 def head(params, x):
@@ -149,7 +149,7 @@ def test_singular_values_resolve_what_eigenvalues_cannot():
     assert direct.condition_is_noise or direct.condition < 1e20
 
 
-# --- matrix-free ------------------------------------------------------------------------------------------------------
+# --- matrix-free -------------------------------------------------------------------------------------------------
 
 
 def symmetric(eigenvalues, seed=0):
@@ -210,7 +210,7 @@ def test_a_product_that_is_not_finite_is_named():
         lanczos.tridiagonalise(times, jnp.ones(3), 2, key=jax.random.key(0), data=(jnp.full((3, 3), jnp.nan),))
 
 
-# --- numbers from eigenvalues -----------------------------------------------------------------------------------------
+# --- numbers from eigenvalues ------------------------------------------------------------------------------------
 
 
 def test_a_condition_number_that_divides_by_rounding_is_called_so():
@@ -234,7 +234,7 @@ def test_effective_rank_counts_directions():
     assert Spectrum.known(np.array([0.0, 0, 0, 4]), 1e-16).quantile_ratio(0.5) == np.inf
 
 
-# --- planes -----------------------------------------------------------------------------------------------------------
+# --- planes ------------------------------------------------------------------------------------------------------
 
 
 def test_planes_of_a_linear_head_are_the_quadratics_of_its_hessians(force_head):

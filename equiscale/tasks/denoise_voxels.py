@@ -17,7 +17,7 @@ from equiscale.data import nci
 from equiscale.data.molecules import Molecules, split
 from equiscale.data.voxels import Grid, centre, check_fits, voxelise
 from equiscale.models.voxel_unet import PRESETS, VoxelUNet
-from equiscale.tasks.task import Params, Task
+from equiscale.tasks.task import Pair, Params, Task
 
 SYMMETRY = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=es.grid)
 
@@ -135,10 +135,9 @@ def make_task(
         prediction = model.apply({"params": params}, noisy, train=True, rngs={"dropout": key})
         return jnp.square(prediction - clean).sum() / len(clean)
 
-    def evaluate(params, batch: Structures):
+    def pair(batch: Structures) -> Pair:
         clean = densities(grid, batch.positions, batch.species)
-        noisy = add_noise(clean, noise_sigma, validation_noise, batch.ids)
-        return es.decompose(lambda x: predict(params, x), SYMMETRY, noisy, clean, key=element_key, weight=batch.weight)
+        return Pair(add_noise(clean, noise_sigma, validation_noise, batch.ids), clean, batch.weight)
 
     return Task(
         name=f"denoise voxels, augmentation {augmentation}",
@@ -147,8 +146,10 @@ def make_task(
         sample=sample,
         loss=loss,
         validation=batches(validation, evaluation_batch),
-        evaluate=evaluate,
+        pair=pair,
         predict=predict,
+        symmetry=SYMMETRY,
+        element_key=element_key,
     )
 
 

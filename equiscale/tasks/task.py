@@ -3,19 +3,32 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from equiscale.components import Components, components
+from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
+from equiscale.gradients import Gradients, gradients
+from equiscale.twirl import Symmetry
 
 Params = Any
 Batch = Any
 
 
+class Pair(NamedTuple):
+    """Inputs and targets of a batch, as they are decomposed; `weight` 0 marks padding."""
+
+    x: Any
+    y: Any
+    weight: Float[Array, " batch"]
+
+
 class Task(NamedTuple):
     """A model with its loss, data and symmetry.
 
-    `sample(data, indices, key)` makes a training batch from rows of `train_data`; `evaluate(params, batch)`
-    decomposes the loss on one of the `validation` batches, whose results add up.
+    `sample(data, indices, key)` makes a training batch from rows of `train_data`; `pair` makes what is measured of one
+    of the `validation` batches, always the same for the same batch.
     """
 
     name: str
@@ -24,5 +37,27 @@ class Task(NamedTuple):
     sample: Callable[[Any, Array, PRNGKeyArray], Batch]
     loss: Callable[[Params, Batch, PRNGKeyArray], Float[Array, ""]]
     validation: Sequence[Batch]
-    evaluate: Callable[[Params, Batch], Decomposition]
+    pair: Callable[[Batch], Pair]
     predict: Callable[[Params, Any], Any]  # a batch of inputs -> predictions
+    symmetry: Symmetry
+    element_key: PRNGKeyArray  # of the group elements of every measurement
+
+    def evaluate(self, params: Params, batch: Batch) -> Decomposition:
+        """The decomposed loss on a validation batch; results add up."""
+        x, y, weight = self.pair(batch)
+        return decompose(lambda x: self.predict(params, x), self.symmetry, x, y, key=self.element_key, weight=weight)
+
+    def gradients(self, params: Params, batch: Batch) -> Gradients:
+        """Gradients of the components on a validation batch (of the squared error, whatever the training loss)."""
+        x, y, weight = self.pair(batch)
+        return gradients(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight)
+
+    def components(self, params: Params, batch: Batch, **settings) -> Components:
+        """The components on a validation batch as functions of chosen parameters (`only=...`)."""
+        x, y, weight = self.pair(batch)
+        return components(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **settings)
+
+
+def first_of(batch: Batch, n: int) -> Batch:
+    """The first `n` examples of a batch."""
+    return jax.tree.map(lambda a: a[:n], batch)

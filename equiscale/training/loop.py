@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 from tqdm import tqdm
 
-from equiscale.tasks.task import Task
+from equiscale.tasks.task import Task, first_of
 from equiscale.training import checkpoints
 from equiscale.training.run_folder import MetricLog
 from equiscale.training.state import TrainState, init_state
@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     warmup: int
     evaluations: int
     seed: int
+    gradient_examples: int = 0  # of the first validation batch, on which the components' gradients are measured too
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
@@ -93,14 +94,14 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str) -
     """Train a task in its run folder, going on from the latest checkpoint if there is one.
 
     At every evaluation step, before the update, so that step 0 is the untrained model: decompose the validation
-    loss, append a row to `metrics.jsonl`, save a checkpoint.
+    loss, measure the components' gradients if asked to, append a row to `metrics.jsonl`, save a checkpoint.
 
     Raises FloatingPointError naming the step when a loss is not finite; the last good checkpoint is kept.
     """
     optimizer = make_optimizer(settings)
     fresh = init_state(task, optimizer, _init_key(settings))
     sample, update = make_sampler(task, settings), make_update(task, optimizer, settings)
-    evaluate = jax.jit(task.evaluate)
+    evaluate, measure_gradients = jax.jit(task.evaluate), jax.jit(task.gradients)
     wanted = evaluation_steps(settings.steps, settings.evaluations)
     with checkpoints.open_checkpoints(folder) as saved:
         state = checkpoints.restore_latest(saved, fresh) or fresh
@@ -113,14 +114,11 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str) -
                     d = sum(evaluate(state.params, batch) for batch in task.validation)
                     training_loss = _finite_mean(losses, step)
                     losses.clear()
-                    log.write(
-                        {
-                            "step": step,
-                            "training_loss": training_loss,
-                            **_checked(d, step).record(),
-                            "seconds": time.time() - began,
-                        }
-                    )
+                    row = {"step": step, "training_loss": training_loss, **_checked(d, step).record()}
+                    if settings.gradient_examples:
+                        few = first_of(task.validation[0], settings.gradient_examples)
+                        row["gradients"] = measure_gradients(state.params, few).record(depth=1)
+                    log.write(row | {"seconds": time.time() - began})
                     checkpoints.save(saved, state)
                     bar.set_postfix(loss=f"{float(d.total):.3g}", equiv=f"{float(d.percent):.2f}%")
                 if step < settings.steps:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import equiscale as es
-from equiscale.tasks.task import Task
+from equiscale.tasks.task import Pair, Task
 from equiscale.training import loop
 from equiscale.training.run_folder import open_run, read_metrics
 
@@ -18,9 +18,6 @@ def toy_task(scale=1.0) -> Task:
     """Learn y = x with a matrix that starts without symmetry."""
     x = jax.random.normal(jax.random.key(0), (10, 5, 3))
 
-    def evaluate(w, batch):
-        return es.decompose(lambda x: x @ w, SYMMETRY, batch, batch, key=jax.random.key(1))
-
     return Task(
         name="toy",
         init=lambda key: jax.random.normal(key, (3, 3)),
@@ -28,8 +25,10 @@ def toy_task(scale=1.0) -> Task:
         sample=lambda data, indices, key: data[indices] + 0.01 * jax.random.normal(key, (len(indices), 5, 3)),
         loss=lambda w, batch, key: scale * jnp.square(batch @ w - batch).sum(),
         validation=[x[:6], x[4:]],
-        evaluate=evaluate,
+        pair=lambda batch: Pair(batch, batch, jnp.ones(len(batch))),
         predict=lambda w, x: x @ w,
+        symmetry=SYMMETRY,
+        element_key=jax.random.key(1),
     )
 
 
@@ -93,11 +92,20 @@ def test_one_compilation_of_each_part(tmp_path):
     task = toy_task()
     counted = task._replace(
         loss=lambda *a: traced.append("loss") or task.loss(*a),
-        evaluate=lambda *a: traced.append("evaluate") or task.evaluate(*a),
+        pair=lambda batch: traced.append("evaluate") or task.pair(batch),
         sample=lambda *a: traced.append("sample") or task.sample(*a),
     )
     loop.train(counted, SETTINGS, tmp_path, title="toy")
     assert sorted(traced) == ["evaluate", "loss", "sample"]
+
+
+def test_gradients_are_measured_with_the_loss_where_asked_for(tmp_path):
+    task = toy_task()
+    loop.train(task, SETTINGS._replace(gradient_examples=4), tmp_path, title="toy")
+    rows = read_metrics(tmp_path)
+    wanted = jax.jit(task.gradients)(loop.untrained_params(task, SETTINGS), task.validation[0][:4])
+    np.testing.assert_allclose(rows[0]["gradients"]["gradient_purity"], wanted.norms.purity, rtol=1e-5)
+    assert all(row["gradients"]["loss_mean"] > 0 for row in rows)
 
 
 def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
