@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from absl import app, flags, logging
 
-from equiscale.data.voxels import Grid
 from equiscale.studies import augmentation_report
 from equiscale.tasks import denoise_voxels
 from equiscale.training.loop import Settings, train, untrained_params
@@ -45,19 +44,6 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
     cache = pathlib.Path(os.environ.get("EQUISCALE_CACHE", "~/.cache/equiscale")).expanduser()
     jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
     open_run(workdir, config.to_dict())
-    grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
-    molecules = denoise_voxels.load_nci(
-        grid,
-        limit=config.data.limit,
-        max_heavy_atoms=config.data.max_heavy_atoms,
-        validation=config.data.validation,
-        seed=config.seed,
-        cache_dir=str(cache),
-    )
-    print("\n".join(molecules.reports), flush=True)
-    wanted = min(config.evaluation.molecules, len(molecules.validation))
-    validation = molecules.validation.subset(np.arange(wanted))
-    model = denoise_voxels.make_model(config.model.preset, grid, dropout=config.model.dropout)
     settings = Settings(
         steps=config.training.steps,
         batch_size=config.training.batch_size,
@@ -66,36 +52,32 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         weight_decay=config.training.weight_decay,
         warmup=config.training.warmup,
         evaluations=config.evaluation.points,
+        gradient_examples=config.evaluation.gradient_molecules,
         seed=config.seed,
+        keep=None,
     )
 
     folders, states = {}, {}
     for label, augmentation in config.arms.items():
-        task = denoise_voxels.make_task(
-            grid,
-            denoise_voxels.structures(molecules.train),
-            denoise_voxels.structures(validation),
-            model=model,
-            noise_sigma=config.noise_sigma,
-            augmentation=augmentation,
-            evaluation_batch=config.evaluation.batch_size,
-            seed=config.seed,
-        )
+        experiment = denoise_voxels.from_config(config, augmentation, cache_dir=str(cache))
+        task = experiment.task
+        if not folders:
+            print("\n".join(experiment.molecules.reports), flush=True)
         folders[label] = augmentation
         folder = open_run(workdir / augmentation, {**config.to_dict(), "arm": augmentation})
         states[label] = train(task, settings, folder, title=label)
     params = {"untrained": untrained_params(task, settings)}
     params |= {label: state.params for label, state in states.items()}
-    sample = denoise_voxels.sample_densities(task, grid, config.noise_sigma, config.seed, params)
-    np.savez_compressed(workdir / "sample.npz", molecule=validation.names[0], **sample)
+    sample = denoise_voxels.sample_densities(task, experiment.grid, config.noise_sigma, config.seed, params)
+    np.savez_compressed(workdir / "sample.npz", molecule=experiment.validation.names[0], **sample)
     report = augmentation_report.write(
         workdir,
         folders,
         facts={
-            "task": f"denoising voxelised NCI molecules, {grid.length}³ grid of {grid.resolution:g} Å, "
+            "task": f"denoising voxelised NCI molecules, {config.grid.length}³ grid of {config.grid.resolution:g} Å, "
             f"{n_parameters(params['untrained']):,} parameters",
-            "molecules": f"{len(molecules.train):,} to train on, {wanted} for validation; "
-            + "; ".join(molecules.reports),
+            "molecules": f"{len(experiment.molecules.train):,} to train on, {len(experiment.validation)} for "
+            "validation; " + "; ".join(experiment.molecules.reports),
             "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
             "duration": f"{time.time() - began:.0f} s, this start",
         },

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
 
 import equiscale as es
 from equiscale.data import nci
@@ -151,6 +152,44 @@ def make_task(
         symmetry=SYMMETRY,
         element_key=element_key,
     )
+
+
+class Experiment(NamedTuple):
+    """A configured task with what its report needs besides."""
+
+    task: Task
+    grid: Grid
+    molecules: MoleculeSplit
+    validation: Molecules  # those that are measured
+
+
+def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
+    """The task of a quickstart config with one of its augmentations; molecules come from the cache where it has them.
+
+    Raises what `load_nci`, `make_model` and `make_task` raise.
+    """
+    grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
+    molecules = load_nci(
+        grid,
+        limit=config.data.limit,
+        max_heavy_atoms=config.data.max_heavy_atoms,
+        validation=config.data.validation,
+        seed=config.seed,
+        cache_dir=cache_dir,
+    )
+    wanted = min(config.evaluation.molecules, len(molecules.validation))
+    validation = molecules.validation.subset(np.arange(wanted))
+    task = make_task(
+        grid,
+        structures(molecules.train),
+        structures(validation),
+        model=make_model(config.model.preset, grid, dropout=config.model.dropout),
+        noise_sigma=config.noise_sigma,
+        augmentation=augmentation,
+        evaluation_batch=config.evaluation.batch_size,
+        seed=config.seed,
+    )
+    return Experiment(task, grid, molecules, validation)
 
 
 def make_model(preset: str, grid: Grid, **fields) -> VoxelUNet:

@@ -1,6 +1,7 @@
 """Checkpoints by orbax: atomic, the last few kept, restored into the state's own shapes."""
 
 import pathlib
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -8,8 +9,8 @@ import orbax.checkpoint as ocp
 from equiscale.training.state import TrainState
 
 
-def open_checkpoints(folder: pathlib.Path, keep: int = 2) -> ocp.CheckpointManager:
-    """The checkpoints of a run folder; close it (or use `with`) to wait for the last save."""
+def open_checkpoints(folder: pathlib.Path, keep: int | None = 2) -> ocp.CheckpointManager:
+    """The checkpoints of a run folder, the last `keep` of them (None: all); close it (or use `with`) to wait."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 
@@ -36,3 +37,23 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
         raise ValueError(
             f"checkpoint {step} in {checkpoints.directory} does not fit this model and optimiser: {error}"
         ) from error
+
+
+def restore_params(folder: pathlib.Path, step: int | None = None) -> tuple[int, Any]:
+    """Parameters alone, for measuring: of a run's checkpoint at `step`, or of its latest; `(step, params)`.
+
+    Raises FileNotFoundError naming the folder where there is no checkpoint, ValueError listing the steps there are.
+    """
+    path = (pathlib.Path(folder) / "checkpoints").absolute()
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist: train this run first")
+    with ocp.CheckpointManager(path) as saved:
+        steps = sorted(saved.all_steps())
+        if not steps:
+            raise FileNotFoundError(f"{path} holds no checkpoint: train this run first")
+        if step is None:
+            step = steps[-1]
+        if step not in steps:
+            raise ValueError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+        state = saved.restore(step, args=ocp.args.StandardRestore())
+    return step, state["params"]

@@ -30,6 +30,7 @@ class Settings(NamedTuple):
     evaluations: int
     seed: int
     gradient_examples: int = 0  # of the first validation batch, on which the components' gradients are measured too
+    keep: int | None = 2  # checkpoints, the last ones; None keeps all
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
@@ -103,7 +104,7 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str) -
     sample, update = make_sampler(task, settings), make_update(task, optimizer, settings)
     evaluate, measure_gradients = jax.jit(task.evaluate), jax.jit(task.gradients)
     wanted = evaluation_steps(settings.steps, settings.evaluations)
-    with checkpoints.open_checkpoints(folder) as saved:
+    with checkpoints.open_checkpoints(folder, settings.keep) as saved:
         state = checkpoints.restore_latest(saved, fresh) or fresh
         first = int(state.step)
         log = MetricLog(folder, up_to_step=first)
