@@ -47,7 +47,8 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.evaluation.molecules = 24
     config.evaluation.batch_size = 12
     config.evaluation.points = 9
-    config.evaluation.gradient_molecules = 2  # of the first batch: a gradient costs as much as two plain ones a rotation
+    config.evaluation.gradient_molecules = 2  # of the first batch: each costs two plain gradients a rotation
+    config.evaluation.curvature_of = "head/*"  # parameters whose Hessians the report shows
 
     if preset == "gpu":
         config.data.max_heavy_atoms = 40

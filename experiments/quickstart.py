@@ -18,13 +18,14 @@ import time
 import jax
 import numpy as np
 from absl import app, flags, logging
+from tqdm import tqdm
 
-from equiscale.studies import augmentation_report
+from equiscale.studies import augmentation_report, curvature_study
 from equiscale.tasks import denoise_voxels
 from equiscale.training.loop import Settings, train, untrained_params
 from equiscale.training.run_folder import open_run, read_metrics
 from equiscale.training.state import n_parameters
-from experiments.config import define_config, read_config
+from experiments.config import define_config, read_config, use_cache
 
 CONFIG = define_config("quickstart")
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of the run; an interrupted one goes on")
@@ -41,8 +42,7 @@ def main(argv):
 def run(config, workdir: pathlib.Path) -> pathlib.Path:
     """Train every arm of `config` under `workdir` and write the report; returns its path."""
     began = time.time()
-    cache = pathlib.Path(os.environ.get("EQUISCALE_CACHE", "~/.cache/equiscale")).expanduser()
-    jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    cache = use_cache()
     open_run(workdir, config.to_dict())
     settings = Settings(
         steps=config.training.steps,
@@ -68,6 +68,17 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         states[label] = train(task, settings, folder, title=label)
     params = {"untrained": untrained_params(task, settings)}
     params |= {label: state.params for label, state in states.items()}
+    few = config.evaluation.gradient_molecules
+    found = curvature_study.densities(
+        task,
+        states[next(iter(folders))].params,
+        only=config.evaluation.curvature_of,
+        n_molecules=few,
+        n_probes=3,
+        n_steps=20,
+        progress=lambda probes: tqdm(probes, desc="curvature", unit="vector"),
+    )
+    curvature_study.save_densities(workdir / "curvature.npz", found)
     sample = denoise_voxels.sample_densities(task, experiment.grid, config.noise_sigma, config.seed, params)
     np.savez_compressed(workdir / "sample.npz", molecule=experiment.validation.names[0], **sample)
     report = augmentation_report.write(
@@ -78,13 +89,15 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
             f"{n_parameters(params['untrained']):,} parameters",
             "molecules": f"{len(experiment.molecules.train):,} to train on, {len(experiment.validation)} for "
             "validation; " + "; ".join(experiment.molecules.reports),
+            "gradients": f"{few} validation molecules x 24 rotations",
+            "curvature": f"{few} training molecules x 24 rotations, parameters {config.evaluation.curvature_of}",
             "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
             "duration": f"{time.time() - began:.0f} s, this start",
         },
         command="python -m experiments.quickstart " + shlex.join(sys.argv[1:]),
     )
-    found = augmentation_report.sentences({label: read_metrics(workdir / arm) for label, arm in folders.items()})
-    print("\n" + " ".join(found) + f"\n\nReport: {report}")
+    sentences = augmentation_report.sentences({label: read_metrics(workdir / arm) for label, arm in folders.items()})
+    print("\n" + " ".join(sentences) + f"\n\nReport: {report}")
     return report
 
 

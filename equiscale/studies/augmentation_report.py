@@ -1,6 +1,7 @@
 """The report of a run in several arms that differ in augmentation: how fast each learned its rotations.
 
-Reads run folders only: `<workdir>/<arm>/metrics.jsonl`, `<workdir>/config.json`, `<workdir>/sample.npz`.
+Reads run folders only: `<workdir>/<arm>/metrics.jsonl`, `<workdir>/config.json`, `<workdir>/sample.npz`,
+`<workdir>/curvature.npz`.
 """
 
 import html
@@ -10,7 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from equiscale.studies import curvature_study
 from equiscale.studies.figures import Rows, components_figure, densities_figure, percent_figure
+from equiscale.studies.instrument_figures import density_figure, gradients_figure
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.training.run_folder import read_metrics
 
@@ -57,11 +60,17 @@ def write(workdir: pathlib.Path, arms: Mapping[str, str], *, facts: Mapping[str,
     with np.load(workdir / "sample.npz") as sample:
         panels = {name: sample[name] for name in sample.files if name != "molecule"}
         molecule = str(sample["molecule"])
+    first = next(iter(arms))
     images = {
         name: save_figure(figure, workdir / f"{name}.png")
         for name, figure in {
             "percent": percent_figure(rows, about),
             "components": components_figure(rows, about),
+            "gradients": gradients_figure(rows, about),
+            "curvature": density_figure(
+                curvature_study.load_densities(workdir / "curvature.npz"),
+                f"Hessians of the last layer, {first}, step {rows[first][-1]['step']}",
+            ),
             "densities": densities_figure(panels, f"validation molecule {molecule}"),
         }.items()
     }
@@ -93,6 +102,18 @@ def write(workdir: pathlib.Path, arms: Mapping[str, str], *, facts: Mapping[str,
                 "the floor, what rounding alone would show for an exactly equivariant model.</p>",
             ),
             ("Loss components", images["components"] + "<p>total = twirled prediction + equivariance error.</p>"),
+            (
+                "Which loss drives training",
+                images["gradients"]
+                + f"<p>Purity: the gradient of the equivariance loss over that of the twirled loss, "
+                f"on {facts['gradients']}. Dashed: the bounds of Propositions 2 and 3, their constants from this run."
+                "</p>",
+            ),
+            (
+                "Curvature",
+                images["curvature"] + f"<p>Eigenvalues of the Hessians of both losses on {facts['curvature']}, by "
+                "Lanczos.</p>",
+            ),
             ("A molecule before and after", images["densities"] + "<p>Highest density of any channel along z.</p>"),
             ("First and last evaluation", table(header, numbers)),
             ("What was run", f"<ul>{notes}</ul><pre>{html.escape(command)}</pre>"),

@@ -19,7 +19,7 @@ def column(rows: Rows, name: str) -> np.ndarray:
     return np.array([row[name] for row in rows], float)
 
 
-def _step_axis(ax, rows: Rows) -> None:
+def step_axis(ax, rows: Rows) -> None:
     """Log-spaced steps with room for step 0, the untrained model."""
     ax.set_xscale("symlog", linthresh=1, linscale=0.5)
     ax.set_xlim(0, max(column(rows, "step").max(), 1) * 1.1)
@@ -39,7 +39,7 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
         floor.plot(step, column(rows, "floor"), ":", color=colour)
     for panel in (ax, floor):
         panel.set_yscale("log")
-        _step_axis(panel, next(iter(arms.values())))
+        step_axis(panel, next(iter(arms.values())))
     ax.yaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -65,7 +65,7 @@ def components_figure(arms: Mapping[str, Rows], title: str) -> Figure:
             ax.fill_between(column(rows, "step"), low, value + 2 * error, color=colour, alpha=0.2, linewidth=0)
         ax.set_yscale("log")
         ax.set_title(name, fontsize=10)
-        _step_axis(ax, rows)
+        step_axis(ax, rows)
     panels[0].set_ylabel("validation loss (squared error per voxel)")
     panels[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
