@@ -16,7 +16,7 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -40,6 +40,7 @@ HALF_WIDTH = flags.DEFINE_integer("half_width", 8, "points of the plane each way
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
+    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
     workdir = pathlib.Path(WORKDIR.value)
     try:
         config = read_run(workdir)

@@ -81,7 +81,14 @@ def symmetric_kernels(params: Any) -> tuple[subspace.Split, dict[str, float]]:
     def share(path):
         return float(np.sum(np.square(parts.complement[path])) / np.sum(np.square(kernels[path])))
 
-    return parts, {path.removesuffix("/kernel"): share(path) for path in kernels if kernels[path].shape[0] > 1}
+    names = sorted((path for path in kernels if kernels[path].shape[0] > 1), key=_depth)
+    return parts, {path.removesuffix("/kernel"): share(path) for path in names}
+
+
+def _depth(path: str) -> tuple[int, int, str]:
+    """Where in the U-Net a kernel stands."""
+    name, _, number = path.split("/")[0].partition("_")
+    return ("stem", "down", "middle", "up", "head").index(name), int(number or 0), path
 
 
 def knob(task: Task, params: Any, parts: subspace.Split, scales: Sequence[float], n_molecules: int) -> dict[str, list]:
@@ -120,6 +127,6 @@ def about(config: ConfigDict, found: Curvature) -> str:
     """The line above a figure: real molecules, how many, which parameters."""
     n = len(found.spectra["mean"].eigenvalues)
     return (
-        f"{n:,} parameters ({', '.join(found.names)}), {found.n_molecules} NCI molecule(s) x 24 rotations, "
+        f"{n:,} parameters ({', '.join(found.names)}),\n{found.n_molecules} NCI molecule(s) x 24 rotations, "
         f"{config.grid.length}³ grid, float64"
     )

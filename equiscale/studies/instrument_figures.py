@@ -85,18 +85,18 @@ def spectrum_figure(parts: Mapping[str, Spectrum], title: str) -> Figure:
 
 
 def plane_figure(plane: Plane, title: str) -> Figure:
-    """Mean and equivariance loss on one grid, each above its minimum there, on one colour scale."""
+    """Mean and equivariance loss on the same grid, each above its minimum there."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     rise = {part: plane.losses[part] - plane.losses[part].min() for part in ("mean", "equiv")}
-    levels = np.linspace(0, max(r.max() for r in rise.values()), 21)
     for ax, (part, values) in zip(panels, rise.items(), strict=True):
-        filled = ax.contourf(plane.a, plane.b, values.T, levels=levels, cmap="viridis")
+        filled = ax.contourf(plane.a, plane.b, values.T, levels=20, cmap="viridis")
         ax.plot(0, 0, "w+", markersize=9)
-        ax.set_title(f"{COMPONENTS[part]}: rises by {values.max():.3g}", fontsize=9)
+        ax.set_title(f"{COMPONENTS[part]}: rises by {values.max():.2g}", fontsize=9)
         ax.set_xlabel("along the largest eigenvalue's direction")
+        ax.ticklabel_format(style="sci", scilimits=(0, 0))
+        figure.colorbar(filled, ax=ax, format="%.1e", ticks=np.linspace(0, values.max(), 4))
     panels[0].set_ylabel("along the smallest positive one's")
-    figure.colorbar(filled, ax=panels, label="loss above its minimum here")
     figure.suptitle(title, fontsize=10)
     return figure
 
