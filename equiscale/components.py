@@ -150,19 +150,19 @@ class Components:
 
         def step(totals, features, w):
             z, moves = moved(features)
-            cotangents = self._cotangents(data, w, z, twirl)
+            cotangents = {p: c for p, c in self._cotangents(data, w, z, twirl).items() if p in parts}
             scale = 2 * w * data.entry
-            changes = {"total": scale * moves, "mean": scale * twirl_moves, "equiv": scale * (moves - twirl_moves)}
+            changes = {"total": moves, "mean": twirl_moves, "equiv": moves - twirl_moves}
+            changes = {p: scale * changes[p] for p in parts}
 
-            def gradient(v, cotangent):
-                return jax.vjp(lambda v: self.rest(v, data.constants, features), v)[1](cotangent)[0]
+            def gradients(v, cotangents):
+                pull = jax.vjp(lambda v: self.rest(v, data.constants, features), v)[1]
+                return {p: pull(cotangents[p])[0] for p in parts}
 
-            def curved(part, direction, change):
-                return jax.jvp(gradient, (vector, cotangents[part]), (direction, change))[1]
+            def curved(direction, change):
+                return jax.jvp(gradients, (vector, cotangents), (direction, change))[1]
 
-            return {
-                p: t + jax.vmap(lambda d, c, p=p: curved(p, d, c))(directions, changes[p]) for p, t in totals.items()
-            }
+            return jax.tree.map(jnp.add, totals, jax.vmap(curved)(directions, changes))
 
         return self._scan(data, step, {p: jnp.zeros_like(directions) for p in parts})
 

@@ -18,7 +18,7 @@ Progress = Callable[[Iterable[int]], Iterable[int]]  # such as tqdm.tqdm
 
 
 def hessians(
-    of: Components, vector: Vector | None = None, *, block: int = 64, limit: int = MOST_DENSE, progress: Progress = iter
+    of: Components, vector: Vector | None = None, *, block: int = 16, limit: int = MOST_DENSE, progress: Progress = iter
 ) -> dict[str, Float[np.ndarray, "n n"]]:
     """The Hessians of mean and equivariance loss, dense and symmetric; that of the total is their sum.
 

@@ -57,7 +57,7 @@ def dense(
 ) -> Curvature:
     """Dense spectra and the paper's loss plane: one step is 2.5 learning rates times the norm of the whole gradient."""
     of = components_of(task, params, only, n_molecules)
-    found = curvature.hessians(of, block=32, progress=progress)
+    found = curvature.hessians(of, progress=progress)
     found["total"] = found["mean"] + found["equiv"]
     axes = landscape.eigen_axes(found["total"])
     gradient = jax.jit(task.gradients)(params, first_of(task.train_data, n_molecules)).norms.total
