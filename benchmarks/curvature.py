@@ -4,9 +4,9 @@
     python -m benchmarks.curvature hessians
     python -m benchmarks.curvature gradients
 
-Ten rotations, about 10,000 outputs over all of them, float64. Seconds are for all columns, from the median of a few blocks times their
-number (`jax.hessian` is run whole, where it fits); one table is one run with all ways interleaved. Memory is the
-compiler's peak of temporaries, the cached features beside it; the matrices themselves are extra.
+Ten rotations, about 10,000 outputs over all of them, float64. Seconds are for all columns, from the median of a few
+blocks times their number (`jax.hessian` is run whole, where it fits), the ways interleaved. Memory is the compiler's
+peak of temporaries, the cached features beside it; the matrices themselves are extra.
 """
 
 import sys
@@ -29,7 +29,7 @@ BLOCK = 16
 
 
 class Model(nn.Module):
-    """Points that see their mean, through a trunk of 1.4M parameters; a linear or two-layer head, alone in the Hessian."""
+    """Points that see their mean, through a trunk of 1.4M parameters; the Hessian is of the head, one or two layers."""
 
     features: int
     hidden: int | None

@@ -156,7 +156,8 @@ def gradients(
         raise ValueError("params holds no floating-point array to differentiate with respect to")
     # Varying over devices before anything is differentiated: under shard_map the gradient with respect to replicated
     # parameters would be summed over devices already.
-    weights = [leaf + varying.astype(leaf.dtype) for leaf, keep in zip(leaves, trainable, strict=True) if keep]
+    apart = varying if element_axis is None else varying + 0 * jax.lax.axis_index(element_axis)
+    weights = [leaf + apart.astype(leaf.dtype) for leaf, keep in zip(leaves, trainable, strict=True) if keep]
 
     def twisted(weights, g):
         found = iter(weights)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import equiscale as es
-from equiscale import curvature, landscape, lanczos
+from equiscale import curvature, lanczos, landscape
 from equiscale.components import PARTS, components
 from equiscale.spectrum import Spectrum
 from tests.test_gradients import apply, make_params, symmetry

@@ -143,7 +143,8 @@ def test_two_processes():
     outputs = [worker.communicate(timeout=300) for worker in workers]
     for worker, (out, err) in zip(workers, outputs, strict=True):
         assert worker.returncode == 0, err[-3000:]
-        results = json.loads(out.strip().splitlines()[-1])
+        printed = json.loads(out.strip().splitlines()[-1])
+        results = printed["decomposition"]
         assert len(results) == 6
         for label, numbers in results.items():
             name = label.rsplit(" ", 1)[0]
@@ -151,3 +152,8 @@ def test_two_processes():
             for field, value in numbers.items():
                 if field not in ("identity_error", "floor"):
                     np.testing.assert_allclose(value, wanted[field], rtol=5e-6, atol=1e-9, err_msg=f"{label}: {field}")
+        from tests import test_instrument_devices as instruments
+
+        instruments.assert_equal(tuple(printed["gradients"]), "so3.coset(12, n=2)")
+        for name, values in printed["curvature"].items():
+            np.testing.assert_allclose(values, instruments.expected_curvature()[name], rtol=1e-9, atol=1e-12)

@@ -183,7 +183,7 @@ def test_bad_input_is_named():
     x = jax.random.normal(jax.random.key(1), (4, 5, 3))
     sym = es.Symmetry(es.so3.coset(12), es.vectors, es.vectors)
     c = components(apply, params, sym, x, x, key=jax.random.key(2), only="out")
-    with pytest.raises(ValueError, match="whole\\s+group"):
+    with pytest.raises(ValueError, match="orthogonal projection"):
         theorems.deviation(c, es.paper16(), {"out": kernel(es.vectors, es.vectors)})
     with pytest.raises(ValueError, match="nearest"):
         select(params, "outt")

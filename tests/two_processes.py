@@ -1,4 +1,4 @@
-"""One of two processes of a run: `python two_processes.py PORT RANK`; prints the decomposition as JSON."""
+"""One of two processes of a run: `python two_processes.py PORT RANK`; prints what it measured as JSON."""
 
 import json
 import os
@@ -16,6 +16,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{sys.argv[1]}", num_processes=2, process_id=int(sys.argv[2]))
 
 from tests.test_devices import KEY, case, decomposition, sharded_call  # noqa: E402
+from tests.test_instrument_devices import curvature_numbers, gradient  # noqa: E402
 
 assert jax.process_count() == 2 and len(jax.devices()) == 4
 mesh = jax.make_mesh((2, 2), ("data", "element"), axis_types=(AxisType.Auto,) * 2)
@@ -32,4 +33,6 @@ for name in ("so3.haar(8)", "so3.coset(12, n=2)", "octahedral.enumerate()"):
     }.items():
         d = run(KEY, *spread)
         results[f"{name} {mode}"] = {k: v for k, v in d.record().items() if isinstance(v, float)}
-print(json.dumps(results))
+slopes = jax.jit(lambda key, *a: gradient("so3.coset(12, n=2)", key, *a), out_shardings=NamedSharding(mesh, P()))
+found = jax.tree.map(lambda a: np.asarray(a).tolist(), slopes(KEY, *spread))
+print(json.dumps({"decomposition": results, "gradients": found, "curvature": curvature_numbers(*spread)}))
