@@ -45,10 +45,13 @@ def test_it_leaves_a_run_folder_and_a_report(finished):
         assert all(row["measure"] == "octahedral.enumerate()" and row["identity_error"] < 1e-5 for row in rows)
         assert all(0 < row["floor"] < 1e-6 < row["percent"] < 100 for row in rows)
         assert (run / arm / "checkpoints" / "4").is_dir()
-    for name in ("percent", "components", "densities"):
+        assert all(row["gradients"]["gradient_purity"] > 0 for row in rows)
+        assert set(rows[0]["gradients"]["gradient_groups"]) > {"stem", "head", "down_0"}
+        assert sorted(int(p.name) for p in (run / arm / "checkpoints").iterdir() if p.name.isdigit()) == [0, 1, 4]
+    for name in ("percent", "components", "gradients", "curvature", "densities"):
         assert matplotlib.image.imread(run / f"{name}.png").std() > 0.01
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "src=\"http" not in page
+    assert page.count("data:image/png;base64,") == 5 and "src=\"http" not in page
     assert "untrained" in page and "NCI" in page and "step 4" in page
 
 

@@ -18,11 +18,10 @@ def molecules(n=5):
     return from_records([(f"random {i}", ["C", "H", "H"], rng.normal(size=(3, 3))) for i in range(n)], "random points")
 
 
-def make(augmentation="cube", **changes):
+def make(augmentation="cube", downsample="published", **changes):
     data = task_module.structures(molecules())
-    model = VoxelUNet(
-        2, n_channels=4, n_groups=2, channel_multipliers=(1, 2), attention_levels=(False, False), n_blocks=1, dropout=0
-    )
+    levels = {"channel_multipliers": (1, 2), "attention_levels": (False, False)}
+    model = VoxelUNet(2, n_channels=4, n_groups=2, n_blocks=1, dropout=0, downsample=downsample, **levels)
     settings = {"model": model, "noise_sigma": 0.3, "augmentation": augmentation, "evaluation_batch": 2, "seed": 0}
     return task_module.make_task(GRID, data, data, **settings | changes)
 
