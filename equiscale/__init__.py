@@ -27,7 +27,6 @@ from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.groups import (
     Group,
-    Measure,
     full_octahedral,
     o3,
     octahedral,
@@ -38,6 +37,7 @@ from equiscale.groups import (
     translations,
 )
 from equiscale.losses import Loss
+from equiscale.measures import Measure
 from equiscale.twirl import Symmetry, symmetrise, twirl, twist
 
 __all__ = [

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from equiscale.groups import HIGHEST, Element
+from equiscale.measures import Element
 from equiscale.reorder import reorder
+from equiscale.rotations import HIGHEST
 
 Action = Callable[[Element, Array], Array]
 Segments = Int[Array, " rows"] | Mapping[str, Int[Array, " rows"]] | None

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from equiscale.groups import HIGHEST, Element
+from equiscale.measures import Element
 from equiscale.reduce import AxisName
+from equiscale.rotations import HIGHEST
 from equiscale.varying import varying_zero
 
 

@@ -23,8 +23,8 @@ from equiscale import actions, checks
 from equiscale.actions import Segments
 from equiscale.average import average_over_group
 from equiscale.decomposition import SQUARED_ERROR, VALUES, Decomposition
-from equiscale.groups import Measure
 from equiscale.losses import Loss, mask_leaves, square_norm
+from equiscale.measures import Measure
 from equiscale.reduce import AxisName, Moments, by_cluster
 from equiscale.twirl import (
     Model,

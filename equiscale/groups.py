@@ -25,44 +25,23 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from equiscale import rotations
+from equiscale.measures import Element, Measure, check_count, independent, listed, to_device
+from equiscale.rotations import (
+    HIGHEST,
+    compose_matrices,
+    exp_rotation,
+    infinitesimal_rotations,
+    random_orthogonal,
+    random_rotation,
+)
 
-Element = Any  # a pytree of arrays: a matrix, an index array, a shift, or a tuple of these
-
-HIGHEST = jax.lax.Precision.HIGHEST
 MAX_ENUMERATED = 5_040  # 7!, beyond which a sum over a whole group is no longer an evaluation
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """A named way to draw elements of `group` for one example.
-
-    `draw(key)` gives a pytree of arrays `[n_units, unit_size, ...]`; `weights` are those of the elements inside a
-    unit (None: all equal), units weigh the same. `deterministic` measures ignore the key and give every example the
-    same elements.
-    """
-
-    name: str
-    group: "Group" = dataclasses.field(compare=False, repr=False)
-    n_units: int
-    unit_size: int
-    draw: Callable[[jax.Array], Element] = dataclasses.field(compare=False, repr=False)
-    weights: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
-    deterministic: bool = False
-
-    @property
-    def n_elements(self) -> int:
-        """Evaluations of the model for one example."""
-        return self.n_units * self.unit_size
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +70,7 @@ class Group:
                 f"{self.name} has no uniform probability measure; name one, e.g. "
                 f"{self.name}.uniform(n, width) or {self.name}.normal(n, sigma)"
             )
-        _check_count(n, "n")
+        check_count(n, "n")
         return independent(self, f"{self.name}.haar({n})", self.random, n)
 
     def enumerate(self) -> Measure:
@@ -119,11 +98,11 @@ class Group:
         if order not in orders:
             offered = ", ".join(map(str, orders)) or "none"
             raise ValueError(f"{self.name} has no coset({order}); subgroup orders offered: {offered}")
-        _check_count(n, "n")
+        check_count(n, "n")
         subgroup = orders[order]
 
         def draw(key):
-            h = _to_device(subgroup())
+            h = to_device(subgroup())
             r = jax.vmap(self.random)(jax.random.split(key, n))
             return jax.vmap(lambda r: jax.vmap(lambda h: self.multiply(h, r))(h))(r)
 
@@ -151,11 +130,11 @@ class Group:
         Raises ValueError for a group without a Lie algebra.
         """
         basis = self.generators()
-        _check_count(n, "n")
+        check_count(n, "n")
 
         def near_identity(key):
             coefficients = sigma * jax.random.normal(key, basis.shape[:1])
-            return self.exp(jnp.tensordot(coefficients, _to_device(basis), 1, precision=HIGHEST))
+            return self.exp(jnp.tensordot(coefficients, to_device(basis), 1, precision=HIGHEST))
 
         return independent(self, f"{self.name}.normal({n}, sigma={sigma:g})", near_identity, n)
 
@@ -169,85 +148,7 @@ class Group:
         return self.algebra()
 
 
-def independent(group: Group, name: str, random: Callable, n: int) -> Measure:
-    """`n` independent draws by `random(key)`: each is a unit of its own."""
-
-    def draw(key):
-        g = jax.vmap(random)(jax.random.split(key, n))
-        return jax.tree.map(lambda a: a[:, None], g)
-
-    return Measure(name, group, n_units=n, unit_size=1, draw=draw)
-
-
-def listed(group: Group, name: str, elements: np.ndarray, weights: np.ndarray | None = None) -> Measure:
-    """Given elements `[n, ...]` with given weights (sum 1; None: equal), the same for every example."""
-    return Measure(
-        name,
-        group,
-        n_units=1,
-        unit_size=len(elements),
-        draw=lambda key: _to_device(elements)[None],
-        weights=weights,
-        deterministic=True,
-    )
-
-
-def _to_device(a: np.ndarray) -> jax.Array:
-    """A host table in JAX's default precision."""
-    kind = float if np.issubdtype(a.dtype, np.floating) else int
-    return jnp.asarray(a, jax.dtypes.canonicalize_dtype(kind))
-
-
-def _check_count(n: int, name: str) -> None:
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
-
-
 # --- rotations -------------------------------------------------------------------------------------------------
-
-
-def compose_matrices(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a b for `[3, 3]` matrices, at the highest precision (TF32 would turn rotations into near-rotations)."""
-    return jnp.matmul(a, b, precision=HIGHEST)
-
-
-def random_rotation(key: jax.Array) -> jax.Array:
-    """A Haar-distributed rotation matrix `[3, 3]`, from a uniform unit quaternion."""
-    q = jax.random.normal(key, (4,))
-    w, x, y, z = q / jnp.linalg.norm(q)
-    return jnp.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def random_orthogonal(key: jax.Array) -> jax.Array:
-    """A Haar-distributed element of O(3): a rotation, or with probability 1/2 its negative."""
-    rotation_key, sign_key = jax.random.split(key)
-    return random_rotation(rotation_key) * jax.random.rademacher(sign_key, (), float)
-
-
-def infinitesimal_rotations() -> np.ndarray:
-    """The generators `[3, 3, 3]` of rotations about x, y, z, in radians: (X_a)_ij = -epsilon_aij."""
-    return np.cross(np.eye(3)[:, None], np.eye(3)).transpose(0, 2, 1)
-
-
-def exp_rotation(k: jax.Array) -> jax.Array:
-    """exp(k) for an antisymmetric `[3, 3]` matrix: Rodrigues' formula, smooth at 0.
-
-    I + sin(t)/t k + (1 - cos t)/t^2 k^2 with t the angle; near 0 both factors are series in t^2, since the square
-    root has no derivative there.
-    """
-    square = compose_matrices(k, k)
-    t2 = -jnp.trace(square) / 2
-    small = t2 < 1e-4
-    t = jnp.sqrt(jnp.where(small, 1, t2))
-    first = jnp.where(small, 1 - t2 / 6 + t2**2 / 120, jnp.sin(t) / t)
-    second = jnp.where(small, 1 / 2 - t2 / 24 + t2**2 / 720, 2 * (jnp.sin(t / 2) / t) ** 2)
-    return jnp.eye(3, dtype=k.dtype) + first * k + second * square
 
 
 def _with_inversion(proper: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
@@ -261,7 +162,7 @@ def _orthogonal_nodes(degree: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _uniform_choice(elements: Callable[[], np.ndarray]) -> Callable[[jax.Array], jax.Array]:
     def random(key):
-        table = _to_device(elements())
+        table = to_device(elements())
         return table[jax.random.randint(key, (), 0, len(table))]
 
     return random
@@ -315,7 +216,7 @@ def paper16() -> Measure:
 @functools.cache
 def permutations(n: int) -> Group:
     """All permutations of `n` items: `haar(k)` samples them, `enumerate()` lists them up to n = 7."""
-    _check_count(n, "n")
+    check_count(n, "n")
 
     def elements():
         if n > 7:
@@ -340,7 +241,7 @@ class Translations(Group):
 
     def uniform(self, n: int, width: float) -> Measure:
         """`n` independent shifts, each component uniform in [-width/2, width/2] (units of the coordinates)."""
-        _check_count(n, "n")
+        check_count(n, "n")
 
         def shift(key):
             return jax.random.uniform(key, (3,), minval=-width / 2, maxval=width / 2)

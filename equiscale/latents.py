@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import actions
-from equiscale.groups import infinitesimal_rotations
 from equiscale.linear_fits import LinearFit, fit_representation, homomorphism_defect, host_generator, probe
+from equiscale.rotations import infinitesimal_rotations
 
 __all__ = [
     "Cosines",

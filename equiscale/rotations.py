@@ -1,7 +1,9 @@
-"""Tables of rotations in float64: finite groups, the papers' set of 16, quadrature nodes."""
+"""Rotations as `[3, 3]` matrices: float64 tables of finite groups and quadrature nodes, random ones, exponentials."""
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -70,3 +72,52 @@ def nodes(degree: int) -> tuple[np.ndarray, np.ndarray]:
     about_y = [_axis_angle([0, 1, 0], b) for b in np.arccos(cosines)]
     nodes = [a @ b @ c for b in about_y for a in about_z for c in about_z]
     return np.stack(nodes), np.repeat(weights, len(turns) ** 2) / (2 * len(turns) ** 2)
+
+
+# --- on the device -------------------------------------------------------------------------------------------------
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def compose_matrices(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a b for `[3, 3]` matrices, at the highest precision (TF32 would turn rotations into near-rotations)."""
+    return jnp.matmul(a, b, precision=HIGHEST)
+
+
+def random_rotation(key: jax.Array) -> jax.Array:
+    """A Haar-distributed rotation matrix `[3, 3]`, from a uniform unit quaternion."""
+    q = jax.random.normal(key, (4,))
+    w, x, y, z = q / jnp.linalg.norm(q)
+    return jnp.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def random_orthogonal(key: jax.Array) -> jax.Array:
+    """A Haar-distributed element of O(3): a rotation, or with probability 1/2 its negative."""
+    rotation_key, sign_key = jax.random.split(key)
+    return random_rotation(rotation_key) * jax.random.rademacher(sign_key, (), float)
+
+
+def infinitesimal_rotations() -> np.ndarray:
+    """The generators `[3, 3, 3]` of rotations about x, y, z, in radians: (X_a)_ij = -epsilon_aij."""
+    return np.cross(np.eye(3)[:, None], np.eye(3)).transpose(0, 2, 1)
+
+
+def exp_rotation(k: jax.Array) -> jax.Array:
+    """exp(k) for an antisymmetric `[3, 3]` matrix: Rodrigues' formula, smooth at 0.
+
+    I + sin(t)/t k + (1 - cos t)/t^2 k^2 with t the angle; near 0 both factors are series in t^2, since the square
+    root has no derivative there.
+    """
+    square = compose_matrices(k, k)
+    t2 = -jnp.trace(square) / 2
+    small = t2 < 1e-4
+    t = jnp.sqrt(jnp.where(small, 1, t2))
+    first = jnp.where(small, 1 - t2 / 6 + t2**2 / 120, jnp.sin(t) / t)
+    second = jnp.where(small, 1 / 2 - t2 / 24 + t2**2 / 720, 2 * (jnp.sin(t / 2) / t) ** 2)
+    return jnp.eye(3, dtype=k.dtype) + first * k + second * square

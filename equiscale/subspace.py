@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from equiscale import actions
 from equiscale.actions import Action, trivial
 from equiscale.average import streamed_average
-from equiscale.groups import Measure
+from equiscale.measures import Measure
 from equiscale.varying import varying_zero
 
 

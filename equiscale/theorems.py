@@ -17,7 +17,7 @@ from jaxtyping import Float
 from equiscale.actions import Action
 from equiscale.components import Components, Vector
 from equiscale.curvature import hessians
-from equiscale.groups import Measure
+from equiscale.measures import Measure
 from equiscale.subspace import equivariant_part
 
 

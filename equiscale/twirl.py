@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from equiscale import actions
 from equiscale.actions import Segments
 from equiscale.average import average_over_group
-from equiscale.groups import Element, Measure
+from equiscale.measures import Element, Measure
 from equiscale.reduce import AxisName
 from equiscale.varying import varying_zero
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import equiscale as es
 from equiscale import actions, rotations
-from equiscale.groups import random_orthogonal, random_rotation
+from equiscale.rotations import random_orthogonal, random_rotation
 
 # name: (group, action, shape of one example)
 ACTIONS = {

@@ -348,7 +348,8 @@ def boost(g, x):
 
 
 def test_a_non_orthogonal_action_is_refused_also_under_jit_and_can_be_forced():
-    from equiscale.groups import Group, independent
+    from equiscale.groups import Group
+    from equiscale.measures import independent
 
     line = Group("rapidities", jnp.add, jnp.negative)
     boosts = independent(line, "rapidities.normal(4)", lambda key: jax.random.normal(key), 4)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import equiscale as es
 from equiscale import rotations
-from equiscale.groups import Group, Measure
+from equiscale.groups import Group
+from equiscale.measures import Measure
 
 FINITE = {
     "tetrahedral": (rotations.tetrahedral, 12),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec as P
 
 import equiscale as es
-from equiscale.groups import exp_rotation, infinitesimal_rotations, listed
 from equiscale.lie import layerwise, lie_derivative
-from equiscale.rotations import _axis_angle
+from equiscale.measures import listed
+from equiscale.rotations import _axis_angle, exp_rotation, infinitesimal_rotations
 
 # Compiling takes most of the time here, so let it optimise little.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -23,6 +23,17 @@ def test_import_loads_the_metric_core_only():
     assert result.stdout.strip() == "[]"
 
 
+def test_the_instruments_need_no_framework_either():
+    instruments = "capture components curvature gradients landscape lanczos latents lie propositions subspace theorems"
+    code = (
+        "import sys, jax; before = set(sys.modules);"
+        f"import {', '.join('equiscale.' + name for name in instruments.split())};"
+        f"print([m for m in {HEAVY} if m in sys.modules and m not in before])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_import_adds_little_to_jax():
     code = (
         "import time; a = time.perf_counter(); import jax, jax.numpy; b = time.perf_counter(); import equiscale;"

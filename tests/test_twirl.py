@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import equiscale as es
-from equiscale.groups import random_rotation
+from equiscale.rotations import random_rotation
 from equiscale.twirl import auto_chunk, draw_elements
 
 MEASURES = [
