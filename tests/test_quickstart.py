@@ -14,9 +14,9 @@ from equiscale.training.run_folder import read_metrics
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(*arguments, cache):
+def start(*arguments, cache, module="quickstart"):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.quickstart", *arguments],
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -84,3 +84,35 @@ def test_mistyped_settings_are_refused(argument, words, tmp_path):
 def test_help_tells_what_it_does():
     result = start("--help", cache=".")
     assert "--workdir" in result.stdout and "real compounds" in result.stdout
+
+
+def test_the_instruments_read_its_checkpoints(finished):
+    folder, _, _ = finished
+    run = folder / "run"
+    spectrum = [f"--workdir={run}", "--only=norm/*", "--half_width=2"]
+    dense = start(*spectrum, cache=folder / "cache", module="spectrum")
+    assert dense.returncode == 0, dense.stderr[-3000:]
+    assert "condition number" in dense.stdout
+    numbers = json.loads((run / "spectrum" / "cube-4.json").read_text())
+    assert numbers["mean"]["n"] == 16 and numbers["equiv"]["largest"] > 0
+    for name in ("cube-4-spectrum", "cube-4-plane", "subspace"):
+        assert matplotlib.image.imread(run / "spectrum" / f"{name}.png").std() > 0.01
+    small = ("--density", "--probes=1", "--lanczos_steps=3", "--arm=none", "--step=1")
+    matrix_free = start(*spectrum, *small, cache=folder / "cache", module="spectrum")
+    assert matrix_free.returncode == 0, matrix_free.stderr[-3000:]
+    assert (run / "spectrum" / "none-1-density.png").exists()
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [("--step=3", "there are 0, 1, 4"), ("--arm=haar", "cube, none"), ("--only=hed/*", "nearest")],
+)
+def test_what_a_run_does_not_hold_is_said(argument, words, finished):
+    folder, _, _ = finished
+    result = start(f"--workdir={folder / 'run'}", argument, cache=folder / "cache", module="spectrum")
+    assert result.returncode != 0 and words in result.stderr[-600:]
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    result = start(f"--workdir={tmp_path}", cache=tmp_path, module="spectrum")
+    assert result.returncode != 0 and "make the run first" in result.stderr

@@ -39,21 +39,28 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
         ) from error
 
 
-def restore_params(folder: pathlib.Path, step: int | None = None) -> tuple[int, Any]:
-    """Parameters alone, for measuring: of a run's checkpoint at `step`, or of its latest; `(step, params)`.
-
-    Raises FileNotFoundError naming the folder where there is no checkpoint, ValueError listing the steps there are.
-    """
+def saved_steps(folder: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints in a run folder. Raises FileNotFoundError naming the folder where there is none."""
     path = (pathlib.Path(folder) / "checkpoints").absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"{path} does not exist: train this run first")
     with ocp.CheckpointManager(path) as saved:
         steps = sorted(saved.all_steps())
-        if not steps:
-            raise FileNotFoundError(f"{path} holds no checkpoint: train this run first")
-        if step is None:
-            step = steps[-1]
-        if step not in steps:
-            raise ValueError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    if not steps:
+        raise FileNotFoundError(f"{path} holds no checkpoint: train this run first")
+    return steps
+
+
+def restore_params(folder: pathlib.Path, step: int | None = None) -> tuple[int, Any]:
+    """Parameters alone, for measuring: of a run's checkpoint at `step`, or of its latest; `(step, params)`.
+
+    Raises FileNotFoundError naming the folder where there is no checkpoint, ValueError listing the steps there are.
+    """
+    steps = saved_steps(folder)
+    step = steps[-1] if step is None else step
+    path = (pathlib.Path(folder) / "checkpoints").absolute()
+    if step not in steps:
+        raise ValueError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    with ocp.CheckpointManager(path) as saved:
         state = saved.restore(step, args=ocp.args.StandardRestore())
     return step, state["params"]

@@ -221,6 +221,19 @@ def test_gradient_is_that_of_the_product_in_float64(x64):
     np.testing.assert_allclose(pulled(weights)[0], pulled_plain(weights)[0], rtol=1e-10)
 
 
+def test_forward_mode_is_the_same_density_and_the_same_derivative(x64):
+    positions, species = random_atoms(5, n=11)
+    positions = jnp.asarray(positions, jnp.float64)
+    moved, weights = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(11, 3), SMALL.shape]))
+    reverse, pulled = jax.vjp(lambda r: V.voxelise(r, species, SMALL), positions)
+    forward, pushed = jax.jvp(lambda r: V.voxelise(r, species, SMALL, mode="forward"), (positions,), (moved,))
+    np.testing.assert_allclose(forward, reverse, atol=1e-14)
+    np.testing.assert_allclose(jnp.vdot(weights, pushed), jnp.vdot(pulled(weights)[0], moved), rtol=1e-10)
+    on_voxel = jnp.full((2, 3), 0.125), jnp.array([6, 6])
+    along = jax.jvp(lambda r: V.voxelise(r, on_voxel[1], SMALL, mode="forward"), on_voxel[:1], (jnp.ones((2, 3)),))
+    assert jnp.isfinite(along[1]).all()
+
+
 def test_an_atom_on_a_voxel_has_density_one_and_a_finite_gradient():
     on_voxel = carbon_at(0.125, 0.125, 0.125)
     v = V.voxelise(*on_voxel, SMALL)
@@ -295,3 +308,5 @@ def test_wrong_settings_and_batches_are_refused():
             dataclasses.replace(V.QM9, **{name: 0})
     with pytest.raises(ValueError, match=r"use jax.vmap over a batch"):
         V.voxelise(jnp.zeros((2, 4, 3)), jnp.zeros((2, 4), jnp.int32), SMALL)
+    with pytest.raises(ValueError, match='mode=\'both\': give "reverse" or "forward"'):
+        V.voxelise(jnp.zeros((4, 3)), jnp.zeros(4, jnp.int32), SMALL, mode="both")
