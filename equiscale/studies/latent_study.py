@@ -117,7 +117,8 @@ def measure_run(
     """All numbers of a run as plain data: what was measured on, and one row for each arm and checkpoint.
 
     Cosines and the Lie derivative for every row; fitted representations and probes, which need latents of all 24
-    rotations, for the untrained network and each arm's last. `pooled` is the mean over voxels, `spatial` what `coarse` makes.
+    rotations, for the untrained network and each arm's last. `pooled` is the mean over voxels, `spatial` what
+    `coarse` makes.
 
     Raises what `find_checkpoints`, `make_encoder` and `denoise_voxels.from_config` raise.
     """
