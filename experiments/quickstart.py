@@ -22,8 +22,9 @@ from tqdm import tqdm
 
 from equiscale.studies import augmentation_report, curvature_study
 from equiscale.tasks import denoise_voxels
-from equiscale.training.loop import Settings, train, untrained_params
+from equiscale.training.loop import train, untrained_params
 from equiscale.training.run_folder import open_run, read_metrics
+from equiscale.training.settings import Settings
 from equiscale.training.state import n_parameters
 from experiments.config import define_config, read_config, use_cache
 
@@ -45,12 +46,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
     cache = use_cache()
     open_run(workdir, config.to_dict())
     settings = Settings(
-        steps=config.training.steps,
-        batch_size=config.training.batch_size,
-        learning_rate=config.training.learning_rate,
-        b1=config.training.b1,
-        weight_decay=config.training.weight_decay,
-        warmup=config.training.warmup,
+        **config.training,
         evaluations=config.evaluation.points,
         gradient_examples=config.evaluation.gradient_molecules,
         seed=config.seed,

@@ -10,6 +10,7 @@ from equiscale.components import Components, components
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients, gradients
+from equiscale.reduce import AxisName
 from equiscale.twirl import Symmetry
 
 Params = Any
@@ -42,15 +43,16 @@ class Task(NamedTuple):
     symmetry: Symmetry
     element_key: PRNGKeyArray  # of the group elements of every measurement
 
-    def evaluate(self, params: Params, batch: Batch) -> Decomposition:
-        """The decomposed loss on a validation batch; results add up."""
+    def evaluate(self, params: Params, batch: Batch, **axes: AxisName) -> Decomposition:
+        """The decomposed loss on a validation batch; results add up. `axes` name mapped device axes."""
         x, y, weight = self.pair(batch)
-        return decompose(lambda x: self.predict(params, x), self.symmetry, x, y, key=self.element_key, weight=weight)
+        settings = {"key": self.element_key, "weight": weight, **axes}
+        return decompose(lambda x: self.predict(params, x), self.symmetry, x, y, **settings)
 
-    def gradients(self, params: Params, batch: Batch) -> Gradients:
+    def gradients(self, params: Params, batch: Batch, **axes: AxisName) -> Gradients:
         """Gradients of the components on a validation batch (of the squared error, whatever the training loss)."""
         x, y, weight = self.pair(batch)
-        return gradients(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight)
+        return gradients(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **axes)
 
     def components(self, params: Params, batch: Batch, **settings) -> Components:
         """The components on a validation batch as functions of chosen parameters (`only=...`)."""

@@ -1,42 +1,101 @@
-"""Checkpoints by orbax: atomic, the last few kept, restored into the state's own shapes."""
+"""Checkpoints by orbax: written in the background and whole or not at all, restored on any number of devices."""
 
+import logging
 import pathlib
+import shutil
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from equiscale.training.state import TrainState
 
 
-def open_checkpoints(folder: pathlib.Path, keep: int | None = 2) -> ocp.CheckpointManager:
-    """The checkpoints of a run folder, the last `keep` of them (None: all); close it (or use `with`) to wait."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+def open_checkpoints(folder: pathlib.Path, keep: int | None = 2, keep_best: int = 0) -> ocp.CheckpointManager:
+    """The checkpoints of a run folder: the last `keep` (None: all) and the `keep_best` of lowest validation loss.
+
+    Close it (or use `with`) to wait for the last save.
+    """
+    latest = policies.LatestN(keep)
+    best = policies.BestN(
+        get_metric_fn=lambda m: m["total"], reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy([latest, best] if keep_best else [latest]),
+        cleanup_tmp_directories=True,
+        create=True,
+    )
     return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
 
 
-def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
-    """Save in the background; a half-written checkpoint is never taken for a whole one."""
-    step = int(state.step)
-    if step not in checkpoints.all_steps():
-        checkpoints.save(step, args=ocp.args.StandardSave(state))
+def save(checkpoints: ocp.CheckpointManager, state: TrainState, *, total: float | None = None) -> None:
+    """Save in the background; `total` is the validation loss that ranks it. One already there stays as it is.
 
-
-def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainState | None:
-    """The latest saved state with the shapes, types and placement of `state`; None if nothing was saved.
-
-    Raises ValueError naming the folder when the checkpoint is of another model or optimiser.
+    Raises OSError naming the folder when it cannot be written to.
     """
-    step = checkpoints.latest_step()
-    if step is None:
-        return None
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    step = int(state.step)
+    if step in checkpoints.all_steps():
+        return
     try:
-        return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"checkpoint {step} in {checkpoints.directory} does not fit this model and optimiser: {error}"
-        ) from error
+        metrics = None if total is None else {"total": total}
+        checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    except OSError as error:
+        raise OSError(f"cannot save step {step} in {checkpoints.directory}: {error}; earlier ones are kept") from error
+
+
+def restore_latest(checkpoints: ocp.CheckpointManager, state: Any) -> TrainState | None:
+    """The latest checkpoint that can be read, with the shapes, types and layout of `state`; None if there is none.
+
+    One that cannot be read is moved out of the way into `damaged/`, which is said, and the one before is taken.
+    Raises ValueError naming the folder when a checkpoint is of another model or optimiser.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    for step in sorted(checkpoints.all_steps(), reverse=True):
+        try:
+            return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:  # orbax, tensorstore and the file system raise kinds of their own
+            difference = _difference(checkpoints, step, abstract)
+            if difference:
+                raise ValueError(
+                    f"checkpoint {step} in {checkpoints.directory} is of another model or optimiser: {difference}"
+                ) from error
+            _set_aside(checkpoints, step, error)
+    return None
+
+
+def _difference(checkpoints: ocp.CheckpointManager, step: int, abstract: Any) -> str | None:
+    """What a saved state has other than it should, None if nothing or if it cannot even be told."""
+    try:
+        saved = _shapes(checkpoints.item_metadata(step))
+    except Exception:
+        return None
+    wanted = _shapes(abstract)
+    if not saved:
+        return None
+    lines = [f"{name} has shape {saved[name]}, {wanted[name]} asked for" for name in saved.keys() & wanted.keys()
+             if saved[name] != wanted[name]]  # fmt: skip
+    lines += [f"{name} is missing" for name in wanted.keys() - saved.keys()]
+    lines += [f"{name} is not asked for" for name in saved.keys() - wanted.keys()]
+    return "; ".join(sorted(lines)[:5]) or None
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(p, simple=True, separator="/"): tuple(a.shape) for p, a in leaves if hasattr(a, "shape")
+    }
+
+
+def _set_aside(checkpoints: ocp.CheckpointManager, step: int, error: Exception) -> None:
+    there = pathlib.Path(str(checkpoints.directory)) / str(step)
+    aside = there.parents[1] / "damaged" / str(step)
+    aside.parent.mkdir(exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.move(there, aside)
+    checkpoints.reload()
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    logging.warning("checkpoint %d cannot be read (%s); it is now in %s, the one before is used", step, reason, aside)
 
 
 def saved_steps(folder: pathlib.Path) -> list[int]:
@@ -51,10 +110,11 @@ def saved_steps(folder: pathlib.Path) -> list[int]:
     return steps
 
 
-def restore_params(folder: pathlib.Path, step: int | None = None) -> tuple[int, Any]:
+def restore_params(folder: pathlib.Path, step: int | None = None, *, averaged: bool = False) -> tuple[int, Any]:
     """Parameters alone, for measuring: of a run's checkpoint at `step`, or of its latest; `(step, params)`.
 
-    Raises FileNotFoundError naming the folder where there is no checkpoint, ValueError listing the steps there are.
+    `averaged` takes their exponential average. Raises FileNotFoundError naming the folder where there is no checkpoint,
+    ValueError listing the steps there are, or where no average was kept.
     """
     steps = saved_steps(folder)
     step = steps[-1] if step is None else step
@@ -63,4 +123,6 @@ def restore_params(folder: pathlib.Path, step: int | None = None) -> tuple[int, 
         raise ValueError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     with ocp.CheckpointManager(path) as saved:
         state = saved.restore(step, args=ocp.args.StandardRestore())
-    return step, state["params"]
+    if averaged and not state.get("ema"):
+        raise ValueError(f"{path} holds no averaged parameters: train with ema_decay above 0")
+    return step, state["ema" if averaged else "params"]

@@ -1,143 +1,155 @@
 """The training loop: evaluate, update, log, save; from step 0 or from where a run was interrupted."""
 
-import functools
+import collections
+import logging
 import pathlib
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from equiscale.tasks.task import Task, first_of
+from equiscale.parameters import group_names
+from equiscale.tasks.task import Task
 from equiscale.training import checkpoints
+from equiscale.training.devices import everywhere, make_mesh, peak_flops, state_shardings
+from equiscale.training.evaluate import make_evaluate, make_gradients
+from equiscale.training.interrupt import Stopped, StopRequest
+from equiscale.training.progress import Spent, speed
 from equiscale.training.run_folder import MetricLog
+from equiscale.training.settings import Settings, evaluation_steps, make_optimizer
 from equiscale.training.state import TrainState, init_state
+from equiscale.training.update import Report, keys_of, make_update
+
+LATE = 8  # steps after which a report is looked at: by then it is there, and looking does not hold up the device
 
 
-class Settings(NamedTuple):
-    """How long, how fast, how often."""
+def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, mesh: Mesh | None = None) -> TrainState:
+    """Train a task in its run folder, going on from the latest checkpoint if there is one.
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    b1: float
-    weight_decay: float
-    warmup: int
-    evaluations: int
-    seed: int
-    gradient_examples: int = 0  # of the first validation batch, on which the components' gradients are measured too
-    keep: int | None = 2  # checkpoints, the last ones; None keeps all
+    At every evaluation step, before the update, so that step 0 is the untrained model: decompose the validation
+    loss of the raw parameters and of the averaged ones, measure the components' gradients if asked to, append a row
+    to `metrics.jsonl`, save a checkpoint. Devices of `mesh` (default: all) share the work and change no number beyond
+    rounding.
 
-
-def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """AdamW after a linear warm-up of `warmup` steps."""
-    top = settings.learning_rate
-    rate = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
-    return optax.adamw(rate, b1=settings.b1, b2=0.999, weight_decay=settings.weight_decay)
-
-
-def evaluation_steps(steps: int, n: int) -> list[int]:
-    """0, then about n - 1 log-spaced steps up to the last: the early ones are where symmetry is learned."""
-    return sorted({0, steps, *np.rint(np.geomspace(1, max(steps, 1), max(n - 1, 1))).astype(int).tolist()})
-
-
-def batch_indices(key: PRNGKeyArray, step: Int[Array, ""], n: int, batch_size: int) -> Int[Array, " batch"]:
-    """Rows of a step's batch: consecutive slices of a new permutation each epoch, a pure function of (key, step).
-
-    A set smaller than a batch is repeated within it.
+    Raises Stopped after SIGTERM, with everything saved; FloatingPointError naming the step, the parameter groups
+    and the last good checkpoint when a loss or gradient is not finite, unless `skip_nonfinite`; OSError naming the
+    folder where it cannot be written.
     """
-    per_epoch = max(n // batch_size, 1)
-    order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), n)
-    return order[(step % per_epoch * batch_size + jnp.arange(batch_size)) % n]
+    mesh = mesh or make_mesh()
+    spent, began = Spent(), time.perf_counter()
+    with spent.on("compile"):
+        state, update, data, flops = _compiled(task, settings, mesh)
+        evaluate = make_evaluate(task, mesh)
+        measure_gradients = (
+            make_gradients(task, settings.gradient_examples, mesh) if settings.gradient_examples else None
+        )
+    wanted = evaluation_steps(settings)
+    reports: collections.deque[Report] = collections.deque()
+    losses: list[jax.Array] = []
 
+    with checkpoints.open_checkpoints(folder, settings.keep, settings.keep_best) as saved, StopRequest() as stop:
+        state = checkpoints.restore_latest(saved, state) or state
+        step = first = timed_from = int(state.step)
+        log = MetricLog(folder, up_to_step=first)
+        train_seconds = 0.0
 
-def make_sampler(task: Task, settings: Settings):
-    """The jitted `(data, step) -> batch`, a pure function of (seed, step)."""
-    order_key, sample_key, _ = jax.random.split(jax.random.key(settings.seed), 3)
-    n = len(jax.tree.leaves(task.train_data)[0])
+        def check(report: Report, step: int) -> None:
+            if not report.finite and not settings.skip_nonfinite:
+                raise FloatingPointError(_divergence(state, report, step, saved))
 
-    @jax.jit
-    def sample(data: Any, step: Int[Array, ""]):
-        indices = batch_indices(order_key, step, n, settings.batch_size)
-        return task.sample(data, indices, jax.random.fold_in(sample_key, step))
-
-    return sample
-
-
-def make_update(task: Task, optimizer: optax.GradientTransformation, settings: Settings):
-    """The jitted `(state, batch) -> (state, loss)`; dropout follows from (seed, step)."""
-    dropout_key = jax.random.split(jax.random.key(settings.seed), 3)[2]
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, batch: Any):
-        key = jax.random.fold_in(dropout_key, state.step)
-        loss, gradient = jax.value_and_grad(task.loss)(state.params, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), loss
-
-    return update
+        with tqdm(total=settings.steps, initial=first, desc=title, unit="step", disable=jax.process_index() > 0) as bar:
+            while True:
+                if step in wanted and step not in log.steps:
+                    with spent.on("train"):
+                        jax.block_until_ready(state)
+                        while reports:
+                            check(reports.popleft(), step - len(reports) - 1)
+                    with spent.on("evaluate"):
+                        d = _checked(evaluate(state.params), step)
+                        row = {"step": step, "training_loss": _mean(losses), **d.record()}
+                        if state.ema:
+                            row["ema"] = _checked(evaluate(state.ema), step).record()
+                        if measure_gradients:
+                            row["gradients"] = measure_gradients(state.params).record(depth=1)
+                    losses.clear()
+                    rates = speed(
+                        step - timed_from,
+                        spent.seconds["train"] - train_seconds,
+                        settings.batch_size,
+                        flops,
+                        peak_flops(mesh),
+                    )
+                    timed_from, train_seconds = step, spent.seconds["train"]
+                    row |= {"skipped": int(state.skipped), "seconds": time.perf_counter() - began}
+                    log.write(row | {"spent": spent.rounded(), **rates})
+                    with spent.on("save"):
+                        checkpoints.save(saved, state, total=row["total"])
+                    bar.set_postfix(_shown(row, rates))
+                elif settings.save_every and step % settings.save_every == 0 and step > first:
+                    with spent.on("save"):
+                        checkpoints.save(saved, state)
+                if step >= settings.steps:
+                    break
+                if stop.requested or saved.reached_preemption(step):
+                    with spent.on("save"):
+                        checkpoints.save(saved, state)
+                        saved.wait_until_finished()
+                    logging.warning("asked to stop: saved step %d in %s; start again to go on", step, folder)
+                    raise Stopped(step)
+                with spent.on("train"):
+                    state, report = update(state, data)
+                    step += 1
+                    reports.append(report)
+                    losses.append(report.loss)
+                    if len(reports) > LATE:
+                        check(reports.popleft(), step - LATE - 1)
+                bar.update()
+    return state
 
 
 def untrained_params(task: Task, settings: Settings) -> Any:
     """The parameters that a run of these settings starts from."""
-    return jax.jit(task.init)(_init_key(settings))
+    return jax.jit(task.init)(keys_of(settings.seed)["init"])
 
 
-def _init_key(settings: Settings) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.key(settings.seed), 3)
-
-
-def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str) -> TrainState:
-    """Train a task in its run folder, going on from the latest checkpoint if there is one.
-
-    At every evaluation step, before the update, so that step 0 is the untrained model: decompose the validation
-    loss, measure the components' gradients if asked to, append a row to `metrics.jsonl`, save a checkpoint.
-
-    Raises FloatingPointError naming the step when a loss is not finite; the last good checkpoint is kept.
-    """
+def _compiled(task: Task, settings: Settings, mesh: Mesh) -> tuple[TrainState, Callable, Any, float | None]:
+    """The untrained state in its place, the compiled update, the data, and an update's FLOP as XLA counts them."""
     optimizer = make_optimizer(settings)
-    fresh = init_state(task, optimizer, _init_key(settings))
-    sample, update = make_sampler(task, settings), make_update(task, optimizer, settings)
-    evaluate, measure_gradients = jax.jit(task.evaluate), jax.jit(task.gradients)
-    wanted = evaluation_steps(settings.steps, settings.evaluations)
-    with checkpoints.open_checkpoints(folder, settings.keep) as saved:
-        state = checkpoints.restore_latest(saved, fresh) or fresh
-        first = int(state.step)
-        log = MetricLog(folder, up_to_step=first)
-        began, losses = time.time(), []
-        with tqdm(total=settings.steps, initial=first, desc=title, unit="step") as bar:
-            for step in range(first, settings.steps + 1):
-                if step in wanted and step not in log.steps:
-                    d = sum(evaluate(state.params, batch) for batch in task.validation)
-                    training_loss = _finite_mean(losses, step)
-                    losses.clear()
-                    row = {"step": step, "training_loss": training_loss, **_checked(d, step).record()}
-                    if settings.gradient_examples:
-                        few = first_of(task.validation[0], settings.gradient_examples)
-                        row["gradients"] = measure_gradients(state.params, few).record(depth=1)
-                    log.write(row | {"seconds": time.time() - began})
-                    checkpoints.save(saved, state)
-                    bar.set_postfix(loss=f"{float(d.total):.3g}", equiv=f"{float(d.percent):.2f}%")
-                if step < settings.steps:
-                    state, loss = update(state, sample(task.train_data, state.step))
-                    losses.append(loss)
-                    bar.update()
-    return state
+
+    def init(key):
+        return init_state(task, optimizer, key, ema=settings.ema_decay > 0)
+
+    key = keys_of(settings.seed)["init"]
+    layout = state_shardings(jax.eval_shape(init, key), mesh, fsdp=settings.fsdp)
+    state = jax.jit(init, out_shardings=layout)(key)
+    data = everywhere(task.train_data, mesh)
+    update = jax.jit(make_update(task, optimizer, settings, mesh), donate_argnums=0, out_shardings=(layout, None))
+    compiled = update.lower(state, data).compile()
+    costs = compiled.cost_analysis() or {}
+    return state, compiled, data, costs.get("flops")
 
 
-def _finite_mean(losses: list[Array], step: int) -> float | None:
-    """The mean training loss since the last evaluation; None before the first update."""
-    if not losses:
-        return None
-    values = np.asarray(jnp.stack(losses))
-    if not np.isfinite(values).all():
-        bad = step - len(values) + int(np.argmin(np.isfinite(values)))
-        raise FloatingPointError(f"the training loss became {values[bad - step + len(values)]} at step {bad}")
-    return float(values.mean())
+def _mean(losses: list[jax.Array]) -> float | None:
+    """The mean training loss since the last evaluation, without the steps that were skipped; None if there is none."""
+    values = np.array([float(loss) for loss in losses])
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def _divergence(state: TrainState, report: Report, step: int, saved) -> str:
+    groups = list(dict.fromkeys(group_names(state.params)))
+    bad = [name for name, finite in zip(groups, np.asarray(report.group_finite), strict=True) if not finite]
+    what = f"the training loss is {float(report.loss)}"
+    if bad:
+        what += f" and the gradient of {', '.join(bad[:6])}{' and others' if len(bad) > 6 else ''} is not finite"
+    return (
+        f"at step {step} {what}; the last good checkpoint is step {saved.latest_step()} in {saved.directory}. Lower "
+        "the learning rate, clip gradients, or set skip_nonfinite"
+    )
 
 
 def _checked(d, step: int):
@@ -145,3 +157,12 @@ def _checked(d, step: int):
         return d.check()
     except FloatingPointError as error:
         raise FloatingPointError(f"evaluation at step {step}: {error}") from error
+
+
+def _shown(row: dict[str, Any], rates: dict[str, float | None]) -> dict[str, str]:
+    shown = {"loss": f"{row['total']:.3g}", "equiv": f"{row['percent']:.2f}%"}
+    if rates["examples_per_second"]:
+        shown["ex/s"] = f"{rates['examples_per_second']:.3g}"
+    if rates["share_of_peak"]:
+        shown["peak"] = f"{100 * rates['share_of_peak']:.0f}%"
+    return shown

@@ -1,0 +1,45 @@
+"""The validation measurements of a task, spread over all devices: examples first, then group elements."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from equiscale.decomposition import Decomposition
+from equiscale.gradients import Gradients
+from equiscale.tasks.task import Task, first_of
+from equiscale.training.devices import evaluation_mesh, everywhere
+
+
+def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
+    """params -> the decomposition over all validation batches, to rounding the same on any number of devices."""
+    run, place = _spread(task.evaluate, task.validation[0], mesh)
+    batches = [place(batch) for batch in task.validation]
+    return lambda params: sum(run(params, batch) for batch in batches)
+
+
+def make_gradients(task: Task, n_examples: int, mesh: Mesh) -> Callable[[Any], Gradients]:
+    """params -> gradients of the components on the first validation examples."""
+    few = first_of(task.validation[0], n_examples)
+    run, place = _spread(task.gradients, few, mesh)
+    few = place(few)
+    return lambda params: run(params, few)
+
+
+def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callable]:
+    """`measure(params, batch)` on all devices, and what puts a batch there."""
+    if mesh.size == 1:
+        return jax.jit(measure), lambda batch: batch
+    axes = evaluation_mesh(mesh, len(jax.tree.leaves(batch)[0]))
+
+    def on_device(params, batch):
+        return measure(params, batch, axis_name="data", element_axis="element")
+
+    run = jax.jit(jax.shard_map(on_device, mesh=axes, in_specs=(P(), P("data")), out_specs=P()))
+
+    def place(batch):
+        return jax.device_put(batch, NamedSharding(axes, P("data")))
+
+    return lambda params, batch: run(everywhere(params, axes), batch), place

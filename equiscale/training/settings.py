@@ -1,0 +1,45 @@
+"""What a training run is, besides its task: every number the loop reads."""
+
+from typing import NamedTuple
+
+import numpy as np
+import optax
+
+
+class Settings(NamedTuple):
+    """How long, how fast, how often; on how many devices is not said here, because it changes no number."""
+
+    steps: int
+    batch_size: int  # over all devices
+    learning_rate: float
+    b1: float = 0.9
+    b2: float = 0.999
+    weight_decay: float = 0.0
+    warmup: int = 0  # steps of linear warm-up
+    clip: float | None = None  # largest global norm of a gradient
+    accumulate: int = 1  # parts a batch's gradient is computed in, one after the other, to fit in memory
+    ema_decay: float = 0.0  # of the averaged parameters that are evaluated beside the raw ones; 0: none are kept
+    skip_nonfinite: bool = False  # leave out updates that are not finite and count them, instead of stopping
+    fsdp: bool = False  # spread parameters and optimiser state over devices too
+    evaluations: int = 10  # log-spaced from the first step to the last, besides step 0
+    evaluate_at: tuple[int, ...] = ()  # further steps
+    gradient_examples: int = 0  # of the first validation batch, on which the components' gradients are measured too
+    save_every: int = 0  # steps between checkpoints besides those at evaluations; 0: none besides
+    keep: int | None = 2  # checkpoints, the last ones; None keeps all
+    keep_best: int = 0  # and so many of the lowest validation loss
+    seed: int = 0
+
+
+def make_optimizer(settings: Settings) -> optax.GradientTransformation:
+    """AdamW after a linear warm-up, of gradients clipped if asked for."""
+    top = settings.learning_rate
+    rate = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
+    adam = optax.adamw(rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay)
+    return adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
+
+
+def evaluation_steps(settings: Settings) -> set[int]:
+    """0, then log-spaced steps up to the last, since symmetry is learned early; and those asked for."""
+    last = settings.steps
+    spaced = np.rint(np.geomspace(1, max(last, 1), max(settings.evaluations - 1, 1))).astype(int).tolist()
+    return {step for step in (0, last, *spaced, *settings.evaluate_at) if step <= last}
