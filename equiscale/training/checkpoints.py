@@ -123,6 +123,6 @@ def restore_params(folder: pathlib.Path, step: int | None = None, *, averaged: b
         raise ValueError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
     with ocp.CheckpointManager(path) as saved:
         state = saved.restore(step, args=ocp.args.StandardRestore())
-    if averaged and not state.get("ema"):
+    if averaged and not jax.tree.leaves(state.get("ema")):
         raise ValueError(f"{path} holds no averaged parameters: train with ema_decay above 0")
     return step, state["ema" if averaged else "params"]

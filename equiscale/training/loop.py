@@ -1,6 +1,7 @@
 """The training loop: evaluate, update, log, save; from step 0 or from where a run was interrupted."""
 
 import collections
+import dataclasses
 import logging
 import pathlib
 import time
@@ -49,7 +50,6 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, m
         )
     wanted = evaluation_steps(settings)
     reports: collections.deque[Report] = collections.deque()
-    losses: list[jax.Array] = []
 
     with checkpoints.open_checkpoints(folder, settings.keep, settings.keep_best) as saved, StopRequest() as stop:
         state = checkpoints.restore_latest(saved, state) or state
@@ -70,12 +70,12 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, m
                             check(reports.popleft(), step - len(reports) - 1)
                     with spent.on("evaluate"):
                         d = _checked(evaluate(state.params), step)
-                        row = {"step": step, "training_loss": _mean(losses), **d.record()}
-                        if state.ema:
+                        row = {"step": step, "training_loss": state.recent_loss, **d.record()}
+                        if settings.ema_decay:
                             row["ema"] = _checked(evaluate(state.ema), step).record()
                         if measure_gradients:
                             row["gradients"] = measure_gradients(state.params).record(depth=1)
-                    losses.clear()
+                    state = dataclasses.replace(state, recent=0 * state.recent)
                     rates = speed(
                         step - timed_from,
                         spent.seconds["train"] - train_seconds,
@@ -104,7 +104,6 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, m
                     state, report = update(state, data)
                     step += 1
                     reports.append(report)
-                    losses.append(report.loss)
                     if len(reports) > LATE:
                         check(reports.popleft(), step - LATE - 1)
                 bar.update()
@@ -131,13 +130,6 @@ def _compiled(task: Task, settings: Settings, mesh: Mesh) -> tuple[TrainState, C
     compiled = update.lower(state, data).compile()
     costs = compiled.cost_analysis() or {}
     return state, compiled, data, costs.get("flops")
-
-
-def _mean(losses: list[jax.Array]) -> float | None:
-    """The mean training loss since the last evaluation, without the steps that were skipped; None if there is none."""
-    values = np.array([float(loss) for loss in losses])
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else None
 
 
 def _divergence(state: TrainState, report: Report, step: int, saved) -> str:

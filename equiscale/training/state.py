@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale.tasks.task import Task
 
@@ -16,7 +16,8 @@ from equiscale.tasks.task import Task
 class TrainState:
     """`step` counts batches seen; the random numbers of a step follow from the seed and it.
 
-    `ema` holds averaged parameters, or {} where none are kept; `skipped` counts updates left out as not finite.
+    `ema` holds averaged parameters, or {} where none are kept; `skipped` counts updates left out as not finite;
+    `recent` is the sum of training losses since the last evaluation, and how many.
     """
 
     step: Int[Array, ""]
@@ -24,13 +25,21 @@ class TrainState:
     ema: Any
     opt_state: Any
     skipped: Int[Array, ""]
+    recent: Float[Array, " 2"]
+
+    @property
+    def recent_loss(self) -> float | None:
+        """The mean training loss since the last evaluation, without skipped steps; None if there was none."""
+        total, count = map(float, self.recent)
+        return total / count if count else None
 
 
 def init_state(task: Task, optimizer: optax.GradientTransformation, key: PRNGKeyArray, *, ema: bool) -> TrainState:
     """Untrained parameters at step 0, which their average starts from too."""
     params = task.init(key)
     zero = jnp.zeros((), int)
-    return TrainState(zero, params, jax.tree.map(jnp.copy, params) if ema else {}, optimizer.init(params), zero)
+    average = jax.tree.map(jnp.copy, params) if ema else {}
+    return TrainState(zero, params, average, optimizer.init(params), zero, jnp.zeros(2))
 
 
 def n_parameters(params: Any) -> int:

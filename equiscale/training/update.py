@@ -82,9 +82,11 @@ def make_update(
 
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = jax.tree.map(lambda e, p: e + (1 - settings.ema_decay) * (p - e), state.ema, params) if state.ema else {}
+        follow = 1 - settings.ema_decay
+        ema = jax.tree.map(lambda e, p: e + follow * (p - e), state.ema, params) if settings.ema_decay else {}
         made, kept = (params, ema, opt_state), (state.params, state.ema, state.opt_state)
         made = jax.tree.map(lambda new, old: jnp.where(report.finite, new, old), made, kept)
-        return TrainState(step + 1, *made, state.skipped + ~report.finite), report
+        recent = state.recent + jnp.where(report.finite, jnp.stack([loss, jnp.ones_like(loss)]), 0)
+        return TrainState(step + 1, *made, state.skipped + ~report.finite, recent), report
 
     return update
