@@ -164,7 +164,7 @@ class Experiment(NamedTuple):
 
 
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
-    """The task of a quickstart config with one of its augmentations; molecules come from the cache where it has them.
+    """The configured task with one of its augmentations; molecules come from the cache where it has them.
 
     Raises what `load_nci`, `make_model` and `make_task` raise.
     """
@@ -183,7 +183,13 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         grid,
         structures(molecules.train),
         structures(validation),
-        model=make_model(config.model.preset, grid, dropout=config.model.dropout),
+        model=make_model(
+            config.model.preset,
+            grid,
+            dropout=config.model.dropout,
+            dtype=None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype),
+            remat=config.model.remat,
+        ),
         noise_sigma=config.noise_sigma,
         augmentation=augmentation,
         evaluation_batch=config.evaluation.batch_size,

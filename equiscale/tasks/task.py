@@ -43,10 +43,10 @@ class Task(NamedTuple):
     symmetry: Symmetry
     element_key: PRNGKeyArray  # of the group elements of every measurement
 
-    def evaluate(self, params: Params, batch: Batch, **axes: AxisName) -> Decomposition:
-        """The decomposed loss on a validation batch; results add up. `axes` name mapped device axes."""
+    def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
+        """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
         x, y, weight = self.pair(batch)
-        settings = {"key": self.element_key, "weight": weight, **axes}
+        settings = {"key": self.element_key, "weight": weight, **settings}
         return decompose(lambda x: self.predict(params, x), self.symmetry, x, y, **settings)
 
     def gradients(self, params: Params, batch: Batch, **axes: AxisName) -> Gradients:

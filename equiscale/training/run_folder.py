@@ -4,6 +4,7 @@
 interruption first drops the rows beyond the checkpoint it goes on from, so no row is lost or doubled.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -30,9 +31,10 @@ def open_run(folder: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Pa
         path = folder / "config.json"
         if path.exists():
             _refuse_other_config(json.loads(path.read_text()), asked, folder)
-        else:
+        elif jax.process_index() == 0:
             write_json(path, asked)
-        write_json(folder / "versions.json", versions())
+        if jax.process_index() == 0:
+            write_json(folder / "versions.json", versions())
     except OSError as error:
         raise OSError(f"the run folder {folder} cannot be written ({error}); choose another with --workdir") from error
     return folder
@@ -100,22 +102,36 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 class MetricLog:
-    """Rows of `metrics.jsonl`, each written through to the disk before the run goes on."""
+    """Rows of `metrics.jsonl`, each written through to the disk before the run goes on, by the first process alone.
+
+    Raises OSError naming the file where it cannot be written.
+    """
 
     def __init__(self, folder: pathlib.Path, up_to_step: int):
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_metrics(folder) if row["step"] <= up_to_step]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.replace(self.path)
         self.steps = {row["step"] for row in rows}
+        if jax.process_index() == 0:
+            with _naming(self.path):
+                partial = self.path.with_suffix(".partial")
+                partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                partial.replace(self.path)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         self.steps.add(row["step"])
+        if jax.process_index() == 0:
+            with _naming(self.path), self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path):
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); checkpoints saved so far are kept") from error
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from equiscale.parameters import group_names
 from equiscale.tasks.task import Task
 
 
@@ -40,6 +41,15 @@ def init_state(task: Task, optimizer: optax.GradientTransformation, key: PRNGKey
     zero = jnp.zeros((), int)
     average = jax.tree.map(jnp.copy, params) if ema else {}
     return TrainState(zero, params, average, optimizer.init(params), zero, jnp.zeros(2))
+
+
+def parameter_table(params: Any) -> str:
+    """Parameters by group (the first key of their path), one a line, and their sum."""
+    sizes: dict[str, int] = {}
+    for name, leaf in zip(group_names(params), jax.tree.leaves(params), strict=True):
+        sizes[name] = sizes.get(name, 0) + leaf.size
+    lines = [f"{size:>12,}  {name}" for name, size in sizes.items()]
+    return "\n".join([*lines, f"{sum(sizes.values()):>12,}  parameters"])
 
 
 def n_parameters(params: Any) -> int:

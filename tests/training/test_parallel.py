@@ -1,5 +1,10 @@
 """One device, eight, parameters spread over them, or batches in parts: the same training to rounding."""
 
+import pathlib
+import socket
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +94,24 @@ def test_layouts():
 def test_a_batch_that_does_not_divide_is_named(tmp_path):
     with pytest.raises(ValueError, match="batch of 8 does not divide into accumulate=3"):
         loop.train(toy_task(), BASE._replace(accumulate=3), tmp_path, title="toy")
+
+
+def test_two_processes_train_together_and_go_on(alone, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.training.two_process_run", str(port)]
+    root = pathlib.Path(__file__).parents[2]
+    workers = [
+        subprocess.Popen([*command, str(rank), str(tmp_path)], cwd=root, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    errors = [worker.communicate(timeout=300)[1] for worker in workers]
+    for worker, error in zip(workers, errors, strict=True):
+        assert worker.returncode == 0, error[-3000:]
+    with np.load(tmp_path / "end.npz") as found:
+        np.testing.assert_allclose(found["a"], alone[0].params["a"], atol=2e-4)
+    rows = {row["step"]: row for row in read_metrics(tmp_path)}
+    for row in alone[1]:
+        if row["step"] in (0, 1, 12):  # the halves have other log-spaced steps in between
+            np.testing.assert_allclose(rows[row["step"]]["percent"], row["percent"], rtol=2e-3)

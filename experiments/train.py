@@ -1,0 +1,70 @@
+"""Train one model on one task, measuring its symmetry along the way.
+
+    python -m experiments.train --workdir=runs/cpu
+    python -m experiments.train --workdir=runs/tiny --config.preset=tiny --config.model.dtype=bfloat16
+    python -m experiments.train --workdir=runs/none --config.augmentation=none
+
+The run folder receives config.json, versions.json, metrics.jsonl (one row an evaluation: the decomposed validation
+loss of raw and averaged parameters, the components' gradients, speed and where time went) and checkpoints. Started
+again with the same config, a run goes on; stopped by SIGTERM, it saves first.
+
+Devices: all of this process are used, batches are spread over them, and --config.training.fsdp=true spreads parameters
+and optimiser state too. The batch size is that over all devices; their number changes no result beyond rounding.
+
+    one GPU of several     CUDA_VISIBLE_DEVICES=0 python -m experiments.train ...
+    one host, all GPUs     python -m experiments.train ...
+    SLURM, several nodes   srun --ntasks-per-node=1 python -m experiments.train --distributed ...
+    Cloud TPU, several     the same command on every worker, with --distributed
+                           (gcloud compute tpus tpu-vm ssh NAME --worker=all --command=...)
+
+All processes of a run share --workdir. Compiled programs are kept in $EQUISCALE_CACHE (~/.cache/equiscale).
+"""
+
+import pathlib
+
+import jax
+from absl import app, flags, logging
+
+from equiscale.tasks import denoise_voxels
+from equiscale.training.devices import start_processes
+from equiscale.training.loop import train
+from equiscale.training.run_folder import open_run
+from equiscale.training.settings import Settings
+from equiscale.training.state import parameter_table
+from experiments.config import define_config, read_config, use_cache
+
+CONFIG = define_config("denoise_voxels")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an interrupted one goes on", required=True)
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of this run (SLURM, Cloud TPU, MPI)")
+
+TASKS = {"denoise_voxels": denoise_voxels.from_config}
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
+    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
+    if DISTRIBUTED.value:
+        start_processes()
+    run(read_config(CONFIG, "denoise_voxels"), pathlib.Path(WORKDIR.value))
+
+
+def run(config, workdir: pathlib.Path) -> None:
+    cache = use_cache()
+    open_run(workdir, config.to_dict())
+    experiment = TASKS[config.task](config, config.augmentation, cache_dir=str(cache))
+    settings = Settings(
+        **config.training,
+        evaluations=config.evaluation.points,
+        gradient_examples=config.evaluation.gradient_molecules,
+        seed=config.seed,
+    )
+    if jax.process_index() == 0:
+        print("\n".join(experiment.molecules.reports))
+        print(parameter_table(jax.eval_shape(experiment.task.init, jax.random.key(0))))
+        print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)", flush=True)
+    train(experiment.task, settings, workdir, title=experiment.task.name)
+
+
+if __name__ == "__main__":
+    app.run(main)
