@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import frozen
 from equiscale.actions import Segments
-from equiscale.decompose import count_rows
+from equiscale.decompose import check_prediction, count_rows
 from equiscale.losses import square_norm
 from equiscale.parameters import insert, select
 from equiscale.twirl import Symmetry, draw_elements, twist
@@ -228,6 +228,7 @@ def components(
         def predict(vector, g):
             moved = insert(params, unravel(vector))
             z = twist(lambda x: apply(moved, x), sym, segments=segments)(g, x)
+            check_prediction(sym, z, y, None, None, n, segments)
             return ravel_pytree(z)[0].astype(dtype)
 
         one = jax.tree.map(lambda a: a[0], elements)

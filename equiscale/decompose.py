@@ -112,7 +112,7 @@ def decompose(
 
     def evaluate(g):
         z = twisted(g, x)
-        _check_prediction(sym, z, y, loss, error, n, segments)
+        check_prediction(sym, z, y, loss, error, n, segments)
         digit = _last_digit(z)
         rounding = digit**2 * square(z) if loss is None else digit * jnp.abs(error(z, y))
         return z, {"total": error(z, y), "floor": apart(undo(g, act(g, z)), z) + rounding}
@@ -255,7 +255,7 @@ def count_rows(sym: Symmetry, y: Any, weight: Any) -> int:
     return sizes[0]
 
 
-def _check_prediction(sym: Symmetry, z, y, loss: Loss | None, error, n: int, segments: Segments) -> None:
+def check_prediction(sym: Symmetry, z, y, loss: Loss | None, error, n: int, segments: Segments) -> None:
     """Shapes and the symmetry itself, at trace time."""
     if loss is None:
         checks.check_same_shapes(z, y)

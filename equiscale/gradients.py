@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from equiscale import checks
 from equiscale.actions import Segments
 from equiscale.average import average_over_group, streamed_average
-from equiscale.decompose import count_rows, estimator_name
+from equiscale.decompose import check_prediction, count_rows, estimator_name
 from equiscale.decomposition import SQUARED_ERROR
 from equiscale.losses import Loss, mask_leaves, square_norm
 from equiscale.parameters import group_names, is_trainable
@@ -188,6 +188,7 @@ def gradients(
 
     def pull(g, unit_mean):
         z, pullback = jax.vjp(lambda weights: twisted(weights, g), weights)
+        check_prediction(sym, z, y, loss, error, n, segments)
         away = jax.tree.map(jnp.subtract, z, zbar)
         if loss is None:
             corrected = away

@@ -84,6 +84,9 @@ def test_dense_hessians_are_symmetric_and_agree_with_finite_differences(case):
             np.testing.assert_allclose((moved[0] - moved[1]) / (2 * step), matrix[i], atol=1e-8)
     with pytest.raises(ValueError, match="limit 10"):
         curvature.hessians(c, limit=10)
+    stretched = es.Symmetry(es.so3.haar(4), es.vectors, lambda g, x: 2 * es.vectors(g, x))
+    with pytest.raises(ValueError, match="checked=False"):
+        components(apply, params, stretched, x, y, **settings)
 
 
 # --- the force head of EScAIP: closed forms of specs section 4 ---------------------------------------------------

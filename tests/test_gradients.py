@@ -142,6 +142,11 @@ def test_bad_input_is_named(case):
         gradients(apply, params, symmetry(es.so3.haar(1)), x, y, key=key)
     with pytest.raises(ValueError, match="NaN"):
         gradients(apply, params, sym, x.at[0, 0, 0].set(jnp.nan), y, key=key)
+    stretched = es.Symmetry(es.so3.haar(4), es.vectors, lambda g, x: 2 * es.vectors(g, x))
+    with pytest.raises(ValueError, match="checked=False"):
+        gradients(apply, params, stretched, x, y, key=key)
+    with pytest.raises(ValueError, match="shape"):
+        gradients(lambda p, x: apply(p, x)[:, :2], params, sym, x, y, key=key)
     with pytest.raises(ValueError, match="no floating-point"):
         gradients(lambda p, x: x, {"n": jnp.array(1)}, sym, x, y, key=key)
 
