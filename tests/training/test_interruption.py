@@ -1,5 +1,6 @@
 """Stopped, killed or damaged, a run ends bit-identical to one that was left alone, and says what happened."""
 
+import errno
 import os
 import pathlib
 import random
@@ -165,3 +166,22 @@ def test_rows_say_where_time_went(tmp_path):
     assert set(row["spent"]) == {"compile", "train", "evaluate", "save"}
     assert sum(row["spent"].values()) <= row["seconds"] * 1.01
     assert row["steps_per_second"] > 0 and row["flops_per_second"] > 0 and row["share_of_peak"] is None
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path, monkeypatch):
+    straight = loop.train(toy_task(), SETTINGS, tmp_path / "whole", title="toy")
+    sync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr("equiscale.training.run_folder.os.fsync", full)
+    with pytest.raises(OSError, match=r"metrics\.jsonl cannot be written .*No space left"):
+        loop.train(toy_task(), SETTINGS, tmp_path / "full", title="toy")
+    monkeypatch.undo()
+    resumed = loop.train(toy_task(), SETTINGS, tmp_path / "full", title="toy")
+    np.testing.assert_array_equal(resumed.params, straight.params)
+    assert timeless(read_metrics(tmp_path / "full")) == timeless(read_metrics(tmp_path / "whole"))
