@@ -1,5 +1,6 @@
 """The latent study on a run folder of an untrained network, and on encoders whose symmetry is known."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -22,7 +23,7 @@ from equiscale.tasks import denoise_voxels
 from equiscale.tasks.denoise_voxels import Structures
 from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
-from equiscale.training.state import TrainState, init_state
+from equiscale.training.state import init_state
 from experiments.config import read_run
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,12 +44,12 @@ def run(tmp_path_factory):
     config = smoke_config()
     open_run(folder / "run", config.to_dict())
     task = denoise_voxels.from_config(config, "none", str(folder / "cache")).task
-    state = init_state(task, optax.sgd(0.1), KEY)
+    state = init_state(task, optax.sgd(0.1), KEY, ema=False)
     for arm in config.arms.values():
         with checkpoints.open_checkpoints(folder / "run" / arm, keep=None) as saved:
             for step in (0, 1, 4):
                 params = jax.tree.map(lambda a, step=step: a * (1 + step / 4), state.params)
-                checkpoints.save(saved, TrainState(jnp.asarray(step), params, state.opt_state))
+                checkpoints.save(saved, dataclasses.replace(state, step=jnp.asarray(step), params=params))
     return folder / "run"
 
 
