@@ -50,7 +50,7 @@ def average_over_group(
 
     def single(g):
         value, extras = evaluate(jax.tree.map(lambda a: a[0], g))
-        return value, {"within": jnp.zeros_like(square(_widen(value))), **extras}
+        return value, {"within": jnp.zeros_like(square(widen(value))), **extras}
 
     equal = np.full(n_units, 1 / n_units)
     if len(weights) > 1:
@@ -91,9 +91,9 @@ def streamed_average(
     def of_chunk(g, w) -> tuple[Array, Average]:
         if chunk == 1:
             value, extras = evaluate(jax.tree.map(lambda a: a[0], g))
-            mean = _widen(value)
-            return w[0], Average(mean, jnp.zeros_like(square(mean)), _widen(extras))
-        value, extras = _widen(jax.vmap(evaluate)(g))
+            mean = widen(value)
+            return w[0], Average(mean, jnp.zeros_like(square(mean)), widen(extras))
+        value, extras = widen(jax.vmap(evaluate)(g))
         total = w.sum()
         share_of = w / jnp.where(total > 0, total, 1)  # a chunk of padding alone weighs nothing
         mean = _weighted_sum(share_of, value)
@@ -137,7 +137,7 @@ def _over_devices(weight: Array, local: Average, square, axis_name: AxisName) ->
     return Average(mean, jax.lax.psum(_scale(share, spread), axis_name), extras)
 
 
-def _widen(tree: Any) -> Any:
+def widen(tree: Any) -> Any:
     """Sums run in float32 or better whatever the model's dtype."""
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from equiscale import actions, checks
 from equiscale.actions import Segments
+from equiscale.average import widen
 from equiscale.groups import Group
 from equiscale.losses import square_norm
 from equiscale.reduce import AxisName, Moments, by_cluster
@@ -193,7 +194,7 @@ def _contributions(layers, acts, group: Group, x, generator, segments) -> tuple[
             z, push = jax.linearize(f, x)
             tangents = [push(t) for t in tangents]
         x, tangents = z, [*tangents, own]
-    return _widen(x), _widen(tangents)
+    return widen(x), widen(tangents)
 
 
 def _away_from_identity(group: Group, acts: Any, shape: Any, where: str) -> Any:
@@ -234,11 +235,6 @@ def _away_from_identity(group: Group, acts: Any, shape: Any, where: str) -> Any:
 def _inner(square, a: Any, b: Any) -> Float[Array, " batch"]:
     """<a, b> per component, from squared norms."""
     return (square(jax.tree.map(jnp.add, a, b)) - square(jax.tree.map(jnp.subtract, a, b))) / 4
-
-
-def _widen(tree: Any) -> Any:
-    """Norms are summed in float32 or better whatever the model's dtype."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def _count(acts: Sequence[Any], shapes: Sequence[Any], weight: Any) -> int:

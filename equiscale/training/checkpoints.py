@@ -68,7 +68,7 @@ def _difference(checkpoints: ocp.CheckpointManager, step: int, abstract: Any) ->
     """What a saved state has other than it should, None if nothing or if it cannot even be told."""
     try:
         saved = _shapes(checkpoints.item_metadata(step))
-    except Exception:
+    except Exception:  # what it was meant to be cannot be read either: damaged, as the caller then says
         return None
     wanted = _shapes(abstract)
     if not saved:

@@ -18,11 +18,17 @@ PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v
 
 
 def start_processes() -> None:
-    """Join the other processes of this run where the environment tells of them; alone, do nothing."""
+    """Join the other processes of this run, of which the environment tells.
+
+    Raises ValueError where it does not: alone in its belief, each process would train a run of its own.
+    """
     try:
         jax.distributed.initialize()
-    except ValueError:  # no cluster found: JAX asks for a coordinator's address
-        return
+    except ValueError as error:
+        raise ValueError(
+            f"no other processes found ({error}): start with srun, mpirun or on every worker of a Cloud TPU, or leave "
+            "--distributed out"
+        ) from error
 
 
 def make_mesh() -> Mesh:

@@ -15,23 +15,28 @@ from equiscale.training.devices import evaluation_mesh, everywhere
 
 def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
     """params -> the decomposition over all validation batches, to rounding the same on any number of devices."""
-    run, place = _spread(task.evaluate, task.validation[0], mesh)
+    run, place, place_params = _spread(task.evaluate, task.validation[0], mesh)
     batches = [place(batch) for batch in task.validation]
-    return lambda params: sum(run(params, batch) for batch in batches)
+
+    def evaluate(params):
+        params = place_params(params)
+        return sum(run(params, batch) for batch in batches)
+
+    return evaluate
 
 
 def make_gradients(task: Task, n_examples: int, mesh: Mesh) -> Callable[[Any], Gradients]:
     """params -> gradients of the components on the first validation examples."""
     few = first_of(task.validation[0], n_examples)
-    run, place = _spread(task.gradients, few, mesh)
+    run, place, place_params = _spread(task.gradients, few, mesh)
     few = place(few)
-    return lambda params: run(params, few)
+    return lambda params: run(place_params(params), few)
 
 
-def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callable]:
-    """`measure(params, batch)` on all devices, and what puts a batch there."""
+def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callable, Callable]:
+    """`measure(params, batch)` on all devices, and what puts a batch and parameters there."""
     if mesh.size == 1:
-        return jax.jit(measure), lambda batch: batch
+        return jax.jit(measure), lambda batch: batch, lambda params: params
     axes = evaluation_mesh(mesh, len(jax.tree.leaves(batch)[0]))
 
     def on_device(params, batch):
@@ -42,4 +47,4 @@ def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callab
     def place(batch):
         return jax.device_put(batch, NamedSharding(axes, P("data")))
 
-    return lambda params, batch: run(everywhere(params, axes), batch), place
+    return run, place, lambda params: everywhere(params, axes)
