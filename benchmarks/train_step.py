@@ -28,7 +28,7 @@ from experiments.config import use_cache
 def bare_steps(task, settings, n: int) -> tuple[float, float]:
     """Seconds a step of the compiled update alone, and seconds to compile it (or to find it in the cache)."""
     began = time.perf_counter()
-    state, update, data, _ = loop._compiled(task, settings, make_mesh())
+    state, update, data, _ = loop.compile_update(task, settings, make_mesh())
     compile_seconds = time.perf_counter() - began
     make_evaluate(task, make_mesh())(state.params)  # as in the loop: what memory it leaves behind slows later steps
     state, _ = update(state, data)

@@ -43,7 +43,7 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, m
     mesh = mesh or make_mesh()
     spent, began = Spent(), time.perf_counter()
     with spent.on("compile"):
-        state, update, data, flops = _compiled(task, settings, mesh)
+        state, update, data, flops = compile_update(task, settings, mesh)
         evaluate = make_evaluate(task, mesh)
         measure_gradients = (
             make_gradients(task, settings.gradient_examples, mesh) if settings.gradient_examples else None
@@ -115,7 +115,7 @@ def untrained_params(task: Task, settings: Settings) -> Any:
     return jax.jit(task.init)(keys_of(settings.seed)["init"])
 
 
-def _compiled(task: Task, settings: Settings, mesh: Mesh) -> tuple[TrainState, Callable, Any, float | None]:
+def compile_update(task: Task, settings: Settings, mesh: Mesh) -> tuple[TrainState, Callable, Any, float | None]:
     """The untrained state in its place, the compiled update, the data, and an update's FLOP as XLA counts them."""
     optimizer = make_optimizer(settings)
 
