@@ -21,6 +21,8 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.data.max_heavy_atoms = 16
     config.data.limit = 2_500  # compounds taken from the list, before the grid's filter
     config.data.validation = 0.1
+    config.data.folder = ""  # molecules on disk, made by experiments.prepare_data; "" takes RDKit's NCI list
+    config.data.buckets = 1  # padded lengths at most, each compiled once; more save time where sizes differ much
 
     config.grid = ConfigDict()
     config.grid.length = 16
@@ -54,7 +56,12 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.evaluation.molecules = 24
     config.evaluation.batch_size = 12
     config.evaluation.points = 9
-    config.evaluation.gradient_molecules = 2  # of the first batch: each costs two plain gradients a rotation
+    config.evaluation.at = (0,)  # steps to evaluate at besides
+    # Measured at evaluations besides the decomposition: gradients, extremes (of the Hessians), spectrum (dense: small
+    # choices of parameters). Each molecule costs two plain gradients a rotation.
+    config.evaluation.instruments = ("gradients",)
+    config.evaluation.instrument_molecules = 2
+    config.evaluation.curvature_of = "head/*"  # parameters whose Hessians are meant
 
     if preset in ("tiny", "small", "full"):
         config.data.max_heavy_atoms = 40
@@ -67,7 +74,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
         config.training.learning_rate, config.training.b1 = 2e-4, 0.99
         config.training.ema_decay, config.training.save_every = 0.999, 500
         config.evaluation.molecules, config.evaluation.points = 118, 20
-        config.evaluation.gradient_molecules = 12
+        config.evaluation.instrument_molecules = 12
     elif preset == "smoke":
         config.data.limit = 120
         config.grid.length, config.grid.resolution = 8, 1.25

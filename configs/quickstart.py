@@ -20,5 +20,4 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     del config.augmentation
     # Labels of the report, with what each arm turns its training molecules by (none, cube, haar).
     config.arms = {"with augmentation": "cube", "without augmentation": "none"}
-    config.evaluation.curvature_of = "head/*"  # parameters whose Hessians the report shows
     return config

@@ -9,9 +9,13 @@ import re
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 import equiscale as es
+from equiscale.tasks.task import Task
+from equiscale.training.instruments import Instrument, make_instruments
+from equiscale.training.settings import Settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -39,6 +43,24 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make the run first, with python -m experiments.quickstart")
     return ConfigDict(json.loads(path.read_text()))
+
+
+def read_settings(config: ConfigDict) -> Settings:
+    """What the training loop is told of a config."""
+    return Settings(
+        **config.training,
+        evaluations=config.evaluation.points,
+        evaluate_at=tuple(config.evaluation.at),
+        seed=config.seed,
+    )
+
+
+def read_instruments(config: ConfigDict, task: Task, mesh: Mesh) -> dict[str, Instrument]:
+    """The instruments that a config wants at its evaluation steps. Raises ValueError for an unknown name."""
+    wanted = config.evaluation
+    return make_instruments(
+        wanted.instruments, task, mesh, examples=wanted.instrument_molecules, only=wanted.curvature_of
+    )
 
 
 def parse_measure(text: str) -> es.Measure:

@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from equiscale.studies import augmentation_report, curvature_study
 from equiscale.tasks import denoise_voxels
+from equiscale.training.devices import make_mesh
 from equiscale.training.loop import train, untrained_params
 from equiscale.training.run_folder import open_run, read_metrics
-from equiscale.training.settings import Settings
 from equiscale.training.state import n_parameters
-from experiments.config import define_config, read_config, use_cache
+from experiments.config import define_config, read_config, read_instruments, read_settings, use_cache
 
 CONFIG = define_config("quickstart")
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of the run; an interrupted one goes on")
@@ -45,13 +45,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
     began = time.time()
     cache = use_cache()
     open_run(workdir, config.to_dict())
-    settings = Settings(
-        **config.training,
-        evaluations=config.evaluation.points,
-        gradient_examples=config.evaluation.gradient_molecules,
-        seed=config.seed,
-        keep=None,
-    )
+    settings, mesh = read_settings(config)._replace(keep=None), make_mesh()
 
     folders, states = {}, {}
     for label, augmentation in config.arms.items():
@@ -61,10 +55,11 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
             print("\n".join(experiment.molecules.reports), flush=True)
         folders[label] = augmentation
         folder = open_run(workdir / augmentation, {**config.to_dict(), "arm": augmentation})
-        states[label] = train(task, settings, folder, title=label)
+        instruments = read_instruments(config, task, mesh)
+        states[label] = train(task, settings, folder, title=label, mesh=mesh, instruments=instruments)
     params = {"untrained": untrained_params(task, settings)}
     params |= {label: state.params for label, state in states.items()}
-    few = config.evaluation.gradient_molecules
+    few = config.evaluation.instrument_molecules
     found = curvature_study.densities(
         task,
         states[next(iter(folders))].params,

@@ -26,16 +26,26 @@ import jax
 from absl import app, flags, logging
 
 from equiscale.tasks import denoise_voxels
-from equiscale.training.devices import start_processes
+from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run
-from equiscale.training.settings import Settings
 from equiscale.training.state import parameter_table
-from experiments.config import define_config, read_config, use_cache
+from experiments.config import define_config, read_config, read_instruments, read_settings, use_cache
 
 CONFIG = define_config("denoise_voxels")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an interrupted one goes on", required=True)
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "join the other processes of this run (SLURM, Cloud TPU, MPI)")
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "write the metrics to WORKDIR/tensorboard too")
+PROFILE = flags.DEFINE_list(
+    "profile", None, "FIRST,END: trace these steps into WORKDIR/profile (Perfetto, TensorBoard)"
+)
+flags.register_validator(
+    "profile",
+    lambda steps: (
+        steps is None or (len(steps) == 2 and all(s.isdigit() for s in steps) and int(steps[0]) < int(steps[1]))
+    ),
+    message="give two steps, the first and the one after the last, as in --profile=100,105",
+)
 
 TASKS = {"denoise_voxels": denoise_voxels.from_config}
 
@@ -53,17 +63,22 @@ def run(config, workdir: pathlib.Path) -> None:
     cache = use_cache()
     open_run(workdir, config.to_dict())
     experiment = TASKS[config.task](config, config.augmentation, cache_dir=str(cache))
-    settings = Settings(
-        **config.training,
-        evaluations=config.evaluation.points,
-        gradient_examples=config.evaluation.gradient_molecules,
-        seed=config.seed,
-    )
+    settings = read_settings(config)
     if jax.process_index() == 0:
         print("\n".join(experiment.molecules.reports))
         print(parameter_table(jax.eval_shape(experiment.task.init, jax.random.key(0))))
         print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)", flush=True)
-    train(experiment.task, settings, workdir, title=experiment.task.name)
+    mesh = make_mesh()
+    train(
+        experiment.task,
+        settings,
+        workdir,
+        title=experiment.task.name,
+        mesh=mesh,
+        instruments=read_instruments(config, experiment.task, mesh),
+        tensorboard=TENSORBOARD.value,
+        profile=None if PROFILE.value is None else tuple(map(int, PROFILE.value)),
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from equiscale.training.run_folder import read_metrics
@@ -28,7 +29,7 @@ def test_training_leaves_a_run_folder(trained):
     for row in rows:
         assert row["ema"]["total"] > 0 and row["gradients"]["gradient_purity"] > 0
         assert row["identity_error"] < 1e-5 and row["floor"] > 1e-9, "bfloat16 predictions, float32 metrics"
-        assert set(row["spent"]) == {"compile", "train", "evaluate", "save"}
+        assert set(row["spent"]) == {"compile", "train", "evaluate", "save", "profile"}
 
 
 def test_a_checkpoint_is_measured_again_by_another_measure(trained):
@@ -44,6 +45,35 @@ def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     assert second["averaged"] and second["estimator"] == "plug-in" and second["n_examples"] == 3
     wrong = start(f"--workdir={folder / 'run'}", "--measure=haar(3)", cache=folder / "cache", module="measure")
     assert wrong.returncode != 0 and "is no measure" in wrong.stderr
+
+
+def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
+    rng = np.random.default_rng(0)
+    frames = []
+    for i in range(40):
+        n = 3 + i % 5
+        atoms = [f"{rng.choice(['C', 'H', 'O'])} {x:.4f} {y:.4f} {z:.4f}" for x, y, z in rng.normal(size=(n, 3))]
+        frames.append("\n".join([str(n), "random places", *atoms]))
+    (tmp_path / "frames.xyz").write_text("\n".join(frames) + "\n")
+    (tmp_path / "notes.txt").write_text("no molecules")
+    prepared = start(
+        f"--output={tmp_path / 'set'}", "--compounds=frame", str(tmp_path / "frames.xyz"), str(tmp_path / "notes.txt"),
+        cache=tmp_path / "cache", module="prepare_data",
+    )  # fmt: skip
+    assert prepared.returncode == 0, prepared.stderr[-3000:]
+    assert "kept 40 of 41: 1 in a file of unknown kind (.txt)" in prepared.stdout
+    assert "no reader for '.txt'" in prepared.stdout + prepared.stderr
+    fields = (f"--config.data.folder={tmp_path / 'set'}", "--config.data.buckets=2", "--config.data.validation=0.2")
+    result = start(
+        "--config.preset=smoke", *fields, f"--workdir={tmp_path / 'run'}", "--tensorboard", "--profile=2,3",
+        "--config.evaluation.at=(2,)", cache=trained[0] / "cache", module="train",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "40 molecules in" in result.stdout
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [0, 1, 2, 4]
+    assert list((tmp_path / "run" / "tensorboard").iterdir()) and list((tmp_path / "run" / "profile").rglob("*.pb"))
+    again = start(f"--output={tmp_path / 'set'}", str(tmp_path), cache=tmp_path / "cache", module="prepare_data")
+    assert again.returncode != 0 and "delete it, or write to another folder" in again.stderr
 
 
 @pytest.mark.parametrize(

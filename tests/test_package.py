@@ -8,7 +8,20 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-HEAVY = ("flax", "optax", "orbax", "jraph", "ml_collections", "rdkit", "matplotlib", "e3nn_jax", "scipy", "absl")
+HEAVY = (
+    "flax",
+    "optax",
+    "orbax",
+    "jraph",
+    "ml_collections",
+    "rdkit",
+    "matplotlib",
+    "e3nn_jax",
+    "scipy",
+    "absl",
+    "grain",
+    "ase",
+)
 
 # Lower layers first; a module may import from its own layer and from those before it.
 LAYERS = [{"core"}, {"models", "data"}, {"tasks", "sampling"}, {"training"}, {"studies"}]

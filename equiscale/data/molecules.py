@@ -137,7 +137,7 @@ def from_records(records: Iterable[Record], source: str, max_atoms: int | None =
     """
     names, checked = [], []
     for name, elements, coordinates in records:
-        checked.append(_check(name, elements, coordinates, max_atoms))
+        checked.append(check_record(name, elements, coordinates, max_atoms))
         names.append(name)
     if not names:
         raise ValueError(f"no molecule in {source}: give at least one record")
@@ -160,7 +160,7 @@ def from_records_skipping(
     good, outcomes = [], []
     for name, elements, coordinates in records:
         try:
-            good.append((name, *_check(name, elements, coordinates, max_atoms)))
+            good.append((name, *check_record(name, elements, coordinates, max_atoms)))
             outcomes.append(None)
         except BadMolecule as error:
             outcomes.append(error.reason)
@@ -170,8 +170,11 @@ def from_records_skipping(
     return from_records(good, source, max_atoms), report
 
 
-def _check(name, elements, coordinates, max_atoms) -> tuple[np.ndarray, np.ndarray]:
-    """Atomic numbers int32 [n_atoms] and coordinates float32 [n_atoms, 3] of a good record."""
+def check_record(name, elements, coordinates, max_atoms: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Atomic numbers int32 [n_atoms] and coordinates float32 [n_atoms, 3] of a good record.
+
+    Raises BadMolecule for one that is not.
+    """
     elements = np.asarray(elements)
     if elements.size == 0:
         raise BadMolecule("without atoms", f"molecule {name!r} has no atoms: leave it out")
@@ -220,6 +223,21 @@ def _check(name, elements, coordinates, max_atoms) -> tuple[np.ndarray, np.ndarr
             "mend or leave out this molecule",
         )
     return numbers, xyz
+
+
+def join(parts: Sequence[Molecules]) -> Molecules:
+    """One after the other, padded to the widest; the source is the first's."""
+    width = max(m.species.shape[1] for m in parts)
+
+    def padded(array):
+        return np.pad(array, [(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
+
+    return Molecules(
+        np.concatenate([padded(m.positions) for m in parts]),
+        np.concatenate([padded(m.species) for m in parts]),
+        tuple(name for m in parts for name in m.names),
+        parts[0].source,
+    )
 
 
 def canonical_smiles(names: Iterable[str]) -> tuple[str, ...]:

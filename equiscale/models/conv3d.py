@@ -37,9 +37,7 @@ _CHUNK_BYTES = 4 * 2**20
 _NDHWC = ("NDHWC", "DHWIO", "NDHWC")
 
 
-def conv3d(
-    x: Array, kernel: Array, *, stride: int = 1, formulation: Formulation | None = None
-) -> Array:
+def conv3d(x: Array, kernel: Array, *, stride: int = 1, formulation: Formulation | None = None) -> Array:
     """Cross-correlation `y[i] = sum_t x[stride * i + t - padding] kernel[t]`, with zeros outside the grid.
 
     The padding `(size - 1) // 2` is that of VoxMol's layers: 1 for kernels of side 3 and 4, 0 for side 1.
@@ -72,9 +70,7 @@ def conv3d(
     return _conv(cells, _cell_kernel(kernel), padding=0)
 
 
-def conv3d_transpose(
-    x: Array, kernel: Array, *, formulation: Formulation | None = None
-) -> Array:
+def conv3d_transpose(x: Array, kernel: Array, *, formulation: Formulation | None = None) -> Array:
     """Doubles the grid: `y[2 i + t - 1] += x[i] kernel[t]`, torch's `ConvTranspose3d(4, stride=2, padding=1)`.
 
     This is the transpose of the linear map `y -> conv3d(y, kernel.swapaxes(3, 4), stride=2)`. Torch's weight
@@ -94,9 +90,7 @@ def conv3d_transpose(
     x, kernel = _check(x, kernel, {2: (4,)}, 2)
     if _resolve(formulation, x) == "direct":
         kernel, padding = kernel[::-1, ::-1, ::-1], ((2, 2),) * 3
-        return lax.conv_general_dilated(
-            x, kernel, (1, 1, 1), padding, lhs_dilation=(2, 2, 2), dimension_numbers=_NDHWC
-        )
+        return lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, lhs_dilation=(2, 2, 2), dimension_numbers=_NDHWC)
     cells = _conv(x, _mirror(_cell_kernel(kernel.swapaxes(3, 4))), padding=1)
     return _channels_to_space(cells)[:, 1:-1, 1:-1, 1:-1]
 
@@ -175,9 +169,7 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
         # The barriers keep XLA from repeating the element-wise work around it for every tap.
         images = lax.optimization_barrier(lax.collapse(a, 0, 2))
         numbers = ("NHWC", "HWIO", "NHWC")
-        y = lax.conv_general_dilated(
-            images, kernel, (1, 1), ((padding, padding),) * 2, dimension_numbers=numbers
-        )
+        y = lax.conv_general_dilated(images, kernel, (1, 1), ((padding, padding),) * 2, dimension_numbers=numbers)
         return lax.optimization_barrier(y).reshape(*a.shape[:2], *y.shape[1:])
 
     y, kernel = x.astype(dtype), kernel.astype(dtype)

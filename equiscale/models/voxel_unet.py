@@ -252,9 +252,7 @@ class VoxelUNet(nn.Module):
                 f"{self.channel_multipliers} must have one entry for each level"
             )
         if self.downsample not in ("published", "symmetric"):
-            raise ValueError(
-                f'downsample must be "published" or "symmetric", got {self.downsample!r}'
-            )
+            raise ValueError(f'downsample must be "published" or "symmetric", got {self.downsample!r}')
         multipliers = itertools.accumulate(self.channel_multipliers, lambda a, b: a * b)
         widths = [self.n_channels * m for m in multipliers]
         for level, width in enumerate(widths):

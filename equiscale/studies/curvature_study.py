@@ -33,7 +33,7 @@ class Curvature(NamedTuple):
 
 def components_of(task: Task, params: Any, only: str | Sequence[str], n_molecules: int) -> Components:
     """The components on the first training molecules, over the task's group elements, in float64."""
-    return task.components(params, first_of(task.train_data, n_molecules), only=only)
+    return task.components(params, first_of(task.train[0], n_molecules), only=only)
 
 
 def densities(
@@ -60,7 +60,7 @@ def dense(
     found = curvature.hessians(of, progress=progress)
     found["total"] = found["mean"] + found["equiv"]
     axes = landscape.eigen_axes(found["total"])
-    gradient = jax.jit(task.gradients)(params, first_of(task.train_data, n_molecules)).norms.total
+    gradient = jax.jit(task.gradients)(params, first_of(task.train[0], n_molecules)).norms.total
     step = landscape.paper_step(learning_rate, float(gradient))
     plane = landscape.plane(of, *axes, step, half_width=half_width)
     spectra = {part: Spectrum.of(matrix) for part, matrix in found.items()}

@@ -17,7 +17,7 @@ from equiscale.capture import capture
 from equiscale.data.voxels import Grid, voxelise
 from equiscale.latents import fit_representation, homomorphism_defect, latent_cosines, probe, rotations_by_axis
 from equiscale.lie import LieDerivative, lie_derivative
-from equiscale.tasks.denoise_voxels import Structures
+from equiscale.tasks.molecule_sets import Structures
 
 AXIS_TURNS = rotations_by_axis()  # 90, 180 and 270 degrees about x, y and z
 HETERO = (7, 8)  # N and O

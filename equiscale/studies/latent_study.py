@@ -6,7 +6,6 @@ molecule's noisy grid is turned as it is, exactly, so what is measured is the ne
 derivative turns coordinates and voxelises again. The noisy molecules lie as their conformers do before they are turned.
 """
 
-import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import equiscale as es
-from equiscale.data.molecules import Molecules
+from equiscale.data.molecules import Molecules, join
 from equiscale.lie import LieDerivative
 from equiscale.studies.latent_measures import (
     AXIS_TURNS,
@@ -33,7 +32,7 @@ from equiscale.studies.latent_measures import (
     representations,
 )
 from equiscale.tasks import denoise_voxels
-from equiscale.tasks.denoise_voxels import Structures
+from equiscale.tasks.molecule_sets import MoleculeSplit, Structures, batches, structures
 from equiscale.training.checkpoints import restore_params, saved_steps
 
 BATCH = 25  # molecules encoded at once
@@ -88,17 +87,12 @@ def log_spaced(saved: Sequence[int], n: int = 4) -> list[int]:
     return sorted({*(step for step in saved if step == 0), *nearest.tolist()})
 
 
-def choose_molecules(split: denoise_voxels.MoleculeSplit, n: int) -> tuple[Molecules, int]:
+def choose_molecules(split: MoleculeSplit, n: int) -> tuple[Molecules, int]:
     """n molecules, those held out from training first, and how many of these there are among them."""
-    both = [split.validation, split.train]
-    whole = Molecules(
-        np.concatenate([m.positions for m in both]),
-        np.concatenate([m.species for m in both]),
-        tuple(itertools.chain(*(m.names for m in both))),
-        split.train.source,
-    )
-    n = min(n, len(whole))
-    return whole.subset(np.arange(n)), min(n, len(split.validation))
+    held_out = min(n, len(split.validation))
+    more = min(n - held_out, len(split.train))
+    parts = [split.validation.subset(np.arange(held_out)), split.train.subset(np.arange(more))]
+    return join([part for part in parts if len(part)]), held_out
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------
@@ -127,8 +121,8 @@ def measure_run(
     grid = experiment.grid
     molecules, n_validation = choose_molecules(experiment.molecules, n_molecules)
     n = len(molecules)
-    data = denoise_voxels.structures(molecules)
-    batches = denoise_voxels.batches(data, min(BATCH, n))
+    data = structures(molecules)
+    parts = batches(data, min(BATCH, n))
     noise_key, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 4))
 
     phi = make_encoder(experiment.task.predict, latent)
@@ -140,7 +134,7 @@ def measure_run(
         clean = denoise_voxels.densities(grid, batch.positions, batch.species)
         return denoise_voxels.add_noise(clean, config.noise_sigma, noise_key, batch.ids)
 
-    grids, targets, rows = [noisy(batch) for batch in batches], probe_targets(data), []
+    grids, targets, rows = [noisy(batch) for batch in parts], probe_targets(data), []
     # Before anything is measured: a latent that is not there or no grid is refused here.
     shape = jax.eval_shape(lambda x: phi(experiment.task.init(key), x), grids[0]).shape[1:]
     first = None  # parameters and row of the first untrained network
@@ -155,7 +149,7 @@ def measure_run(
         turns = CUBE if fitted else CUBE[: len(AXIS_TURNS) + 1]
         z = encode_turned(turned_phi, params, grids, n, turns)
         row = {"arm": point.arm, "folder": point.folder.name, "step": point.step, **cosines(z, key)}
-        row["lie"] = _sum_motion(motion, params, batches, n)
+        row["lie"] = _sum_motion(motion, params, parts, n)
         if fitted:
             kinds = {"pooled": z.mean((-3, -2, -1)), "spatial": coarse(z)}
             row["representation"] = {kind: representations(z, key) for kind, z in kinds.items()}
@@ -170,7 +164,7 @@ def measure_run(
         "molecules": {"n": n, "n_validation": n_validation, "source": molecules.source},
         "noise_sigma": config.noise_sigma,
         # What voxelising alone leaves of invariance: the same derivative of the mean density of each channel.
-        "lie_of_input": _sum_motion(density, (), batches, n),
+        "lie_of_input": _sum_motion(density, (), parts, n),
         "rows": rows,
     }
 
@@ -180,8 +174,8 @@ def _merged(parts: list[LieDerivative]) -> LieDerivative:
     return sum(parts)
 
 
-def _sum_motion(motion: Callable, params: Any, batches: Sequence[Structures], n: int) -> dict[str, Any]:
-    parts = [motion(params, batch) for batch in batches]
+def _sum_motion(motion: Callable, params: Any, data: Sequence[Structures], n: int) -> dict[str, Any]:
+    parts = [motion(params, batch) for batch in data]
     return motion_record(_merged([lie for lie, _ in parts]), np.concatenate([values for _, values in parts])[:n])
 
 

@@ -4,7 +4,7 @@ The symmetry is the cube's 24 rotations, which turn a grid exactly; the noisy gr
 percentages are squared error per voxel and channel.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,73 +14,24 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 import equiscale as es
-from equiscale.data import nci
-from equiscale.data.molecules import Molecules, split
-from equiscale.data.voxels import Grid, centre, check_fits, voxelise
+from equiscale.data.molecules import Molecules
+from equiscale.data.voxels import Grid, voxelise
 from equiscale.models.voxel_unet import PRESETS, VoxelUNet
-from equiscale.tasks.task import Pair, Params, Task
+from equiscale.tasks.molecule_sets import (
+    MoleculeSplit,
+    Structures,
+    batches,
+    load_nci,
+    load_stored,
+    structures,
+    training_sets,
+)
+from equiscale.tasks.task import Pair, Params, Streamed, Task
 
 SYMMETRY = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=es.grid)
 
 # What a training example is turned by, before it is voxelised.
 AUGMENTATIONS = {"none": None, "cube": es.octahedral.random, "haar": es.so3.random}
-
-
-class Structures(NamedTuple):
-    """Molecules on the device; `weight` 0 marks padding of the last batch, `ids` seed noise."""
-
-    positions: Float[Array, "n atoms 3"]  # angstrom, centred
-    species: Int[Array, "n atoms"]
-    ids: Int[Array, " n"]
-    weight: Float[Array, " n"]
-
-
-class MoleculeSplit(NamedTuple):
-    """Molecules that fit the grid in any orientation, split by compound, and what was left out."""
-
-    train: Molecules
-    validation: Molecules
-    reports: tuple[str, ...]
-
-
-def load_nci(
-    grid: Grid, *, limit: int, max_heavy_atoms: int, validation: float, seed: int, cache_dir: str | None = None
-) -> MoleculeSplit:
-    """Real compounds from RDKit's NCI list with ETKDG conformers, kept if they fit `grid` however they are turned.
-
-    `limit` bounds the compounds taken from the list (before the grid's own filter). Raises what `nci.load` and
-    `split` raise, and ValueError if nothing fits.
-    """
-    molecules, listed = nci.load(
-        grid.elements, limit=limit, max_heavy_atoms=max_heavy_atoms, seed=seed, cache_dir=cache_dir
-    )
-    fits, fitted = check_fits(molecules, grid)
-    if not fits.any():
-        raise ValueError(f"no molecule fits the grid ({fitted}); enlarge grid.length or lower max_heavy_atoms")
-    molecules = molecules.subset(fits)
-    train, held_out = split(molecules, validation, seed)
-    return MoleculeSplit(
-        molecules.subset(train), molecules.subset(held_out), (f"{molecules.source}: {listed}", f"grid: {fitted}")
-    )
-
-
-def structures(molecules: Molecules) -> Structures:
-    """Centred positions on the device, with ids counting up."""
-    n = len(molecules)
-    positions, species = jnp.asarray(molecules.positions), jnp.asarray(molecules.species)
-    return Structures(centre(positions, species), species, jnp.arange(n), jnp.ones(n))
-
-
-def batches(data: Structures, batch_size: int) -> list[Structures]:
-    """Consecutive batches of one size; the last is padded with repeats of weight 0."""
-    n = len(data.ids)
-    rows = np.minimum(np.arange(-(-n // batch_size) * batch_size), n - 1)
-    present = jnp.asarray(np.arange(len(rows)) < n, float)
-    padded = jax.tree.map(lambda a: a[rows], data)._replace(weight=present)
-    return [
-        jax.tree.map(lambda a: a[i : i + batch_size], padded)  # noqa: B023
-        for i in range(0, len(rows), batch_size)
-    ]
 
 
 def densities(grid: Grid, positions: Float[Array, "n atoms 3"], species: Int[Array, "n atoms"]):
@@ -96,7 +47,7 @@ def add_noise(clean: Float[Array, "n channels x y z"], sigma: float, key: PRNGKe
 
 def make_task(
     grid: Grid,
-    train: Structures,
+    train: Sequence[Structures | Streamed],
     validation: Structures,
     *,
     model: VoxelUNet,
@@ -118,12 +69,11 @@ def make_task(
     def init(key):
         return model.init(key, jnp.zeros((1, *grid.shape)))["params"]
 
-    def sample(data: Structures, indices, key):
-        rows = jax.tree.map(lambda a: a[indices], data)
+    def sample(rows: Structures, key):
         turn_key, noise_key = jax.random.split(key)
         positions = rows.positions
         if turn is not None:
-            g = jax.vmap(turn)(jax.random.split(turn_key, len(indices)))
+            g = jax.vmap(turn)(jax.random.split(turn_key, len(positions)))
             positions = jax.vmap(es.vectors)(g, positions)
         clean = densities(grid, positions, rows.species)
         return clean + noise_sigma * jax.random.normal(noise_key, clean.shape), clean
@@ -143,7 +93,7 @@ def make_task(
     return Task(
         name=f"denoise voxels, augmentation {augmentation}",
         init=init,
-        train_data=train,
+        train=train,
         sample=sample,
         loss=loss,
         validation=batches(validation, evaluation_batch),
@@ -166,22 +116,20 @@ class Experiment(NamedTuple):
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
     """The configured task with one of its augmentations; molecules come from the cache where it has them.
 
-    Raises what `load_nci`, `make_model` and `make_task` raise.
+    Raises what `load_nci`, `load_stored`, `make_model` and `make_task` raise.
     """
     grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
-    molecules = load_nci(
-        grid,
-        limit=config.data.limit,
-        max_heavy_atoms=config.data.max_heavy_atoms,
-        validation=config.data.validation,
-        seed=config.seed,
-        cache_dir=cache_dir,
-    )
+    common = {"validation": config.data.validation, "seed": config.seed}
+    if config.data.folder:
+        molecules = load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
+    else:
+        sizes = {"limit": config.data.limit, "max_heavy_atoms": config.data.max_heavy_atoms}
+        molecules = load_nci(grid, **sizes, **common, cache_dir=cache_dir)
     wanted = min(config.evaluation.molecules, len(molecules.validation))
     validation = molecules.validation.subset(np.arange(wanted))
     task = make_task(
         grid,
-        structures(molecules.train),
+        training_sets(molecules.train, config.data.buckets),
         structures(validation),
         model=make_model(
             config.model.preset,

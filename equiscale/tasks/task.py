@@ -1,9 +1,11 @@
 """What the training loop and the instruments need to know of a task: pure functions and arrays."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from equiscale.components import Components, components
@@ -15,6 +17,18 @@ from equiscale.twirl import Symmetry
 
 Params = Any
 Batch = Any
+Rows = Any  # examples as a task keeps them: a pytree of arrays [n, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed:
+    """`n` examples that are read when they are needed: `read(indices [batch]) -> pytree of NumPy arrays [batch, ...]`.
+
+    `read` is called from several threads at once.
+    """
+
+    n: int
+    read: Callable[[np.ndarray], Rows]
 
 
 class Pair(NamedTuple):
@@ -28,14 +42,15 @@ class Pair(NamedTuple):
 class Task(NamedTuple):
     """A model with its loss, data and symmetry.
 
-    `sample(data, indices, key)` makes a training batch from rows of `train_data`; `pair` makes what is measured of one
-    of the `validation` batches, always the same for the same batch.
+    `train` holds the training examples, one set a shape bucket: arrays, which are kept on the devices, or `Streamed`.
+    `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
+    `validation` batches, always the same for the same batch.
     """
 
     name: str
     init: Callable[[PRNGKeyArray], Params]
-    train_data: Any  # pytree of arrays [n_train, ...]
-    sample: Callable[[Any, Array, PRNGKeyArray], Batch]
+    train: Sequence[Rows | Streamed]
+    sample: Callable[[Rows, PRNGKeyArray], Batch]
     loss: Callable[[Params, Batch, PRNGKeyArray], Float[Array, ""]]
     validation: Sequence[Batch]
     pair: Callable[[Batch], Pair]
@@ -60,6 +75,13 @@ class Task(NamedTuple):
         return components(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **settings)
 
 
-def first_of(batch: Batch, n: int) -> Batch:
-    """The first `n` examples of a batch."""
-    return jax.tree.map(lambda a: a[:n], batch)
+def size_of(rows: Rows | Streamed) -> int:
+    """How many examples there are."""
+    return rows.n if isinstance(rows, Streamed) else len(jax.tree.leaves(rows)[0])
+
+
+def first_of(rows: Rows | Streamed, n: int) -> Rows:
+    """The first `n` examples."""
+    if isinstance(rows, Streamed):
+        return rows.read(np.arange(min(n, rows.n)))
+    return jax.tree.map(lambda a: a[:n], rows)

@@ -1,21 +1,26 @@
 """Checkpoints by orbax: written in the background and whole or not at all, restored on any number of devices."""
 
+import contextlib
 import logging
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from equiscale.training.state import TrainState
 
 
-def open_checkpoints(folder: pathlib.Path, keep: int | None = 2, keep_best: int = 0) -> ocp.CheckpointManager:
+@contextlib.contextmanager
+def open_checkpoints(folder: pathlib.Path, keep: int | None = 2, keep_best: int = 0) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints of a run folder: the last `keep` (None: all) and the `keep_best` of lowest validation loss.
 
-    Close it (or use `with`) to wait for the last save.
+    The context ends when the last save has. Raises OSError naming the folder if that fails.
     """
     latest = policies.LatestN(keep)
     best = policies.BestN(
@@ -25,23 +30,47 @@ def open_checkpoints(folder: pathlib.Path, keep: int | None = 2, keep_best: int 
         preservation_policy=policies.AnyPreservationPolicy([latest, best] if keep_best else [latest]),
         cleanup_tmp_directories=True,
         create=True,
+        # A folder that cannot be made is known at once; in the background the writers would wait minutes for it.
+        async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
     )
-    return ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
+    checkpoints = ocp.CheckpointManager((folder / "checkpoints").absolute(), options=options)
+    try:
+        yield checkpoints
+    finally:
+        with _naming(checkpoints):
+            checkpoints.close()
+
+
+@contextlib.contextmanager
+def _naming(checkpoints: ocp.CheckpointManager):
+    """Saves fail in the background with errors of many kinds, which come up at the next save or wait."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise OSError(
+            f"cannot save to {checkpoints.directory}: {reason}; earlier checkpoints are kept, make room or make the "
+            "folder writable and start again to go on"
+        ) from error
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, *, total: float | None = None) -> None:
     """Save in the background; `total` is the validation loss that ranks it. One already there stays as it is.
 
-    Raises OSError naming the folder when it cannot be written to.
+    Raises OSError naming the folder when it, or the save before, cannot be written.
     """
     step = int(state.step)
     if step in checkpoints.all_steps():
         return
-    try:
+    with _naming(checkpoints):
         metrics = None if total is None else {"total": total}
         checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
-    except OSError as error:
-        raise OSError(f"cannot save step {step} in {checkpoints.directory}: {error}; earlier ones are kept") from error
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Wait for saves in the background. Raises OSError naming the folder if one has failed."""
+    with _naming(checkpoints):
+        checkpoints.wait_until_finished()
 
 
 def restore_latest(checkpoints: ocp.CheckpointManager, state: Any) -> TrainState | None:
@@ -52,15 +81,19 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: Any) -> TrainState
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
     for step in sorted(checkpoints.all_steps(), reverse=True):
+        restored, failure = None, None
         try:
-            return checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+            restored = checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:  # orbax, tensorstore and the file system raise kinds of their own
             difference = _difference(checkpoints, step, abstract)
             if difference:
                 raise ValueError(
                     f"checkpoint {step} in {checkpoints.directory} is of another model or optimiser: {difference}"
                 ) from error
-            _set_aside(checkpoints, step, error)
+            failure = error
+        if multihost_utils.process_allgather(np.array(failure is None)).all():
+            return restored
+        _set_aside(checkpoints, step, failure)
     return None
 
 
@@ -87,14 +120,17 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _set_aside(checkpoints: ocp.CheckpointManager, step: int, error: Exception) -> None:
+def _set_aside(checkpoints: ocp.CheckpointManager, step: int, error: Exception | None) -> None:
+    """By the first process; `error` is None where only another process could not read its part."""
     there = pathlib.Path(str(checkpoints.directory)) / str(step)
     aside = there.parents[1] / "damaged" / str(step)
-    aside.parent.mkdir(exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.move(there, aside)
+    if jax.process_index() == 0:
+        aside.parent.mkdir(exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.move(there, aside)
+    multihost_utils.sync_global_devices(f"checkpoint {step} is set aside")
     checkpoints.reload()
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    reason = (str(error or "by another process").splitlines() or [type(error).__name__])[0][:200]
     logging.warning("checkpoint %d cannot be read (%s); it is now in %s, the one before is used", step, reason, aside)
 
 

@@ -5,6 +5,7 @@ command, which calls `start_processes` before anything else of JAX.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,6 +65,23 @@ def spread_examples(batch: Any, mesh: Mesh) -> Any:
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, P() if whole else P("data")))
 
     return jax.tree.map(one, batch)
+
+
+def place_batch(read: Callable[[slice], Any], batch_size: int, mesh: Mesh) -> Any:
+    """A batch spread over the devices, of which each process reads its own examples only: `read(slice) -> NumPy rows`.
+
+    One that the devices do not divide is placed whole on each.
+    """
+    layout = NamedSharding(mesh, P() if batch_size % mesh.size else P("data"))
+    where = layout.addressable_devices_indices_map((batch_size,))
+    parts = {part.indices(batch_size): read(part) for (part,) in {str(w): w for w in where.values()}.values()}
+
+    def one(*leaves):
+        shape = (batch_size, *leaves[0].shape[1:])
+        by_part = dict(zip(parts, leaves, strict=True))
+        return jax.make_array_from_callback(shape, layout, lambda where: by_part[where[0].indices(batch_size)])
+
+    return jax.tree.map(one, *parts.values())
 
 
 def everywhere(tree: Any, mesh: Mesh) -> Any:

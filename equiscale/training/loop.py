@@ -5,8 +5,8 @@ import dataclasses
 import logging
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,9 +16,12 @@ from tqdm import tqdm
 from equiscale.parameters import group_names
 from equiscale.tasks.task import Task
 from equiscale.training import checkpoints
-from equiscale.training.devices import everywhere, make_mesh, peak_flops, state_shardings
-from equiscale.training.evaluate import make_evaluate, make_gradients
+from equiscale.training.batches import Feed, make_feed
+from equiscale.training.devices import make_mesh, peak_flops, state_shardings
+from equiscale.training.evaluate import make_evaluate
+from equiscale.training.instruments import Instrument
 from equiscale.training.interrupt import Stopped, StopRequest
+from equiscale.training.profile import Profile
 from equiscale.training.progress import Spent, speed
 from equiscale.training.run_folder import MetricLog
 from equiscale.training.settings import Settings, evaluation_steps, make_optimizer
@@ -28,13 +31,23 @@ from equiscale.training.update import Report, keys_of, make_update
 LATE = 8  # steps after which a report is looked at: by then it is there, and looking does not hold up the device
 
 
-def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, mesh: Mesh | None = None) -> TrainState:
+def train(
+    task: Task,
+    settings: Settings,
+    folder: pathlib.Path,
+    *,
+    title: str,
+    mesh: Mesh | None = None,
+    instruments: Mapping[str, Instrument] | None = None,
+    tensorboard: bool = False,
+    profile: tuple[int, int] | None = None,
+) -> TrainState:
     """Train a task in its run folder, going on from the latest checkpoint if there is one.
 
     At every evaluation step, before the update, so that step 0 is the untrained model: decompose the validation
-    loss of the raw parameters and of the averaged ones, measure the components' gradients if asked to, append a row
-    to `metrics.jsonl`, save a checkpoint. Devices of `mesh` (default: all) share the work and change no number beyond
-    rounding.
+    loss of the raw parameters and of the averaged ones, take the `instruments`, append a row to `metrics.jsonl` (and
+    to TensorBoard's log), save a checkpoint. Devices of `mesh` (default: all) share the work and change no number
+    beyond rounding. `profile` traces steps from the first number to before the second.
 
     Raises Stopped after SIGTERM, with everything saved; FloatingPointError naming the step, the parameter groups
     and the last good checkpoint when a loss or gradient is not finite, unless `skip_nonfinite`; OSError naming the
@@ -43,70 +56,72 @@ def train(task: Task, settings: Settings, folder: pathlib.Path, *, title: str, m
     mesh = mesh or make_mesh()
     spent, began = Spent(), time.perf_counter()
     with spent.on("compile"):
-        state, update, data, flops = compile_update(task, settings, mesh)
+        program = compile_program(task, settings, mesh)
+        state = program.state
         evaluate = make_evaluate(task, mesh)
-        measure_gradients = (
-            make_gradients(task, settings.gradient_examples, mesh) if settings.gradient_examples else None
-        )
     wanted = evaluation_steps(settings)
     reports: collections.deque[Report] = collections.deque()
 
-    with checkpoints.open_checkpoints(folder, settings.keep, settings.keep_best) as saved, StopRequest() as stop:
+    with (
+        checkpoints.open_checkpoints(folder, settings.keep, settings.keep_best) as saved,
+        StopRequest() as stop,
+        Profile(folder, profile) as trace,
+        tqdm(total=settings.steps, desc=title, unit="step", disable=jax.process_index() > 0) as bar,
+    ):
         state = checkpoints.restore_latest(saved, state) or state
-        step = first = timed_from = int(state.step)
-        log = MetricLog(folder, up_to_step=first)
-        train_seconds = 0.0
+        step = first = int(state.step)
+        log = MetricLog(folder, up_to_step=first, tensorboard=tensorboard)
+        batches = program.feed.batches(first, settings.steps)
+        bar.update(first)
+        steps_then, seconds_then, flops = first, 0.0, 0.0
 
         def check(report: Report, step: int) -> None:
             if not report.finite and not settings.skip_nonfinite:
                 raise FloatingPointError(_divergence(state, report, step, saved))
 
-        with tqdm(total=settings.steps, initial=first, desc=title, unit="step", disable=jax.process_index() > 0) as bar:
-            while True:
-                if step in wanted and step not in log.steps:
-                    with spent.on("train"):
-                        jax.block_until_ready(state)
-                        while reports:
-                            check(reports.popleft(), step - len(reports) - 1)
-                    with spent.on("evaluate"):
-                        d = _checked(evaluate(state.params), step)
-                        row = {"step": step, "training_loss": state.recent_loss, **d.record()}
-                        if settings.ema_decay:
-                            row["ema"] = _checked(evaluate(state.ema), step).record()
-                        if measure_gradients:
-                            row["gradients"] = measure_gradients(state.params).record(depth=1)
-                    state = dataclasses.replace(state, recent=0 * state.recent)
-                    rates = speed(
-                        step - timed_from,
-                        spent.seconds["train"] - train_seconds,
-                        settings.batch_size,
-                        flops,
-                        peak_flops(mesh),
-                    )
-                    timed_from, train_seconds = step, spent.seconds["train"]
-                    row |= {"skipped": int(state.skipped), "seconds": time.perf_counter() - began}
-                    log.write(row | {"spent": spent.rounded(), **rates})
-                    with spent.on("save"):
-                        checkpoints.save(saved, state, total=row["total"])
-                    bar.set_postfix(_shown(row, rates))
-                elif settings.save_every and step % settings.save_every == 0 and step > first:
-                    with spent.on("save"):
-                        checkpoints.save(saved, state)
-                if step >= settings.steps:
-                    break
-                if stop.requested or saved.reached_preemption(step):
-                    with spent.on("save"):
-                        checkpoints.save(saved, state)
-                        saved.wait_until_finished()
-                    logging.warning("asked to stop: saved step %d in %s; start again to go on", step, folder)
-                    raise Stopped(step)
+        while True:
+            if step in wanted and not log.has(step):
                 with spent.on("train"):
-                    state, report = update(state, data)
-                    step += 1
-                    reports.append(report)
-                    if len(reports) > LATE:
-                        check(reports.popleft(), step - LATE - 1)
-                bar.update()
+                    jax.block_until_ready(state)
+                    while reports:
+                        check(reports.popleft(), step - len(reports) - 1)
+                with spent.on("evaluate"):
+                    d = _checked(evaluate(state.params), step)
+                    row = {"step": step, "training_loss": state.recent_loss, **d.record()}
+                    if settings.ema_decay:
+                        row["ema"] = _checked(evaluate(state.ema), step).record()
+                    row |= {name: measure(state.params) for name, measure in (instruments or {}).items()}
+                state = dataclasses.replace(state, recent=0 * state.recent)
+                done, seconds = step - steps_then, spent.seconds["train"] - seconds_then
+                rates = speed(seconds, done, done * settings.batch_size, flops, peak_flops(mesh))
+                steps_then, seconds_then, flops = step, spent.seconds["train"], 0.0
+                row |= {"skipped": int(state.skipped), "seconds": time.perf_counter() - began}
+                log.write(row | {"spent": spent.rounded(), **rates})
+                with spent.on("save"):
+                    checkpoints.save(saved, state, total=row["total"])
+                bar.set_postfix(_shown(row, rates))
+            elif settings.save_every and step % settings.save_every == 0 and step > first:
+                with spent.on("save"):
+                    checkpoints.save(saved, state)
+            if step >= settings.steps:
+                break
+            if stop.requested or saved.reached_preemption(step):
+                with spent.on("save"):
+                    checkpoints.save(saved, state)
+                    checkpoints.finish(saved)
+                logging.warning("asked to stop: saved step %d in %s; start again to go on", step, folder)
+                raise Stopped(step)
+            with spent.on("profile"):
+                named = trace.before(step, state)
+            with spent.on("train"), named:
+                bucket, given = next(batches)
+                state, report = program.updates[bucket](state, given)
+                flops += program.flops[bucket]
+                step += 1
+                reports.append(report)
+                if len(reports) > LATE:
+                    check(reports.popleft(), step - LATE - 1)
+            bar.update()
     return state
 
 
@@ -115,21 +130,33 @@ def untrained_params(task: Task, settings: Settings) -> Any:
     return jax.jit(task.init)(keys_of(settings.seed)["init"])
 
 
-def compile_update(task: Task, settings: Settings, mesh: Mesh) -> tuple[TrainState, Callable, Any, float | None]:
-    """The untrained state in its place, the compiled update, the data, and an update's FLOP as XLA counts them."""
+class Program(NamedTuple):
+    """A run before its first step: the untrained state in its place, its batches, and one compiled update a bucket."""
+
+    state: TrainState
+    feed: Feed
+    updates: list[Callable[[TrainState, Any], tuple[TrainState, Report]]]
+    flops: list[float]  # of each update, all devices together, as XLA counts them; 0 where it does not
+
+
+def compile_program(task: Task, settings: Settings, mesh: Mesh) -> Program:
+    """Raises what `make_update` and `make_feed` raise."""
     optimizer = make_optimizer(settings)
+    keys = keys_of(settings.seed)
 
     def init(key):
         return init_state(task, optimizer, key, ema=settings.ema_decay > 0)
 
-    key = keys_of(settings.seed)["init"]
-    layout = state_shardings(jax.eval_shape(init, key), mesh, fsdp=settings.fsdp)
-    state = jax.jit(init, out_shardings=layout)(key)
-    data = everywhere(task.train_data, mesh)
-    update = jax.jit(make_update(task, optimizer, settings, mesh), donate_argnums=0, out_shardings=(layout, None))
-    compiled = update.lower(state, data).compile()
-    costs = compiled.cost_analysis() or {}
-    return state, compiled, data, costs.get("flops")
+    layout = state_shardings(jax.eval_shape(init, keys["init"]), mesh, fsdp=settings.fsdp)
+    state = jax.jit(init, out_shardings=layout)(keys["init"])
+    feed = make_feed(task.train, keys["order"], settings.batch_size, mesh)
+    update = make_update(task, optimizer, settings, mesh)
+    jitted = jax.jit(
+        lambda state, given: update(state, feed.rows(given)), donate_argnums=0, out_shardings=(layout, None)
+    )
+    updates = [jitted.lower(state, feed.example(bucket)).compile() for bucket in range(feed.n_buckets)]
+    flops = [mesh.size * (compiled.cost_analysis() or {}).get("flops", 0.0) for compiled in updates]
+    return Program(state, feed, updates, flops)
 
 
 def _divergence(state: TrainState, report: Report, step: int, saved) -> str:

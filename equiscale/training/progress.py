@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-KINDS = ("compile", "train", "evaluate", "save")
+KINDS = ("compile", "train", "evaluate", "save", "profile")
 
 
 class Spent:
@@ -26,14 +26,14 @@ class Spent:
 
 
 def speed(
-    steps: int, seconds: float, batch_size: int, flops: float | None, peak: float | None
+    seconds: float, steps: int, examples: int, flops: float | None, peak: float | None
 ) -> dict[str, float | None]:
     """Steps, examples and estimated FLOP a second, and the share of the devices' peak where both are known."""
-    rate = steps / seconds if steps and seconds > 0 else None
-    per_second = None if rate is None or not flops else rate * flops
+    measured = steps > 0 and seconds > 0
+    per_second = flops / seconds if measured and flops else None
     return {
-        "steps_per_second": rate,
-        "examples_per_second": None if rate is None else rate * batch_size,
+        "steps_per_second": steps / seconds if measured else None,
+        "examples_per_second": examples / seconds if measured else None,
         "flops_per_second": per_second,
-        "share_of_peak": None if per_second is None or not peak else per_second / peak,
+        "share_of_peak": per_second / peak if per_second and peak else None,
     }

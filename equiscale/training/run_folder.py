@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from equiscale.training.tensorboard import TensorBoard
+
 PACKAGES = ("equiscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rdkit")
 
 
@@ -104,26 +106,31 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 class MetricLog:
     """Rows of `metrics.jsonl`, each written through to the disk before the run goes on, by the first process alone.
 
-    Raises OSError naming the file where it cannot be written.
+    `tensorboard` writes them as its scalars too. Raises OSError naming the file where it cannot be written.
     """
 
-    def __init__(self, folder: pathlib.Path, up_to_step: int):
+    def __init__(self, folder: pathlib.Path, up_to_step: int, tensorboard: bool = False):
         self.path = folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(folder) if row["step"] <= up_to_step]
-        self.steps = {row["step"] for row in rows}
+        self.rows = [row for row in read_metrics(folder) if row["step"] <= up_to_step]
         if jax.process_index() == 0:
             with _naming(self.path):
                 partial = self.path.with_suffix(".partial")
-                partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
                 partial.replace(self.path)
+        self.board = TensorBoard(folder, self.rows) if tensorboard and jax.process_index() == 0 else None
+
+    def has(self, step: int) -> bool:
+        return any(row["step"] == step for row in self.rows)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self.steps.add(row["step"])
+        self.rows.append(row)
         if jax.process_index() == 0:
             with _naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+        if self.board:
+            self.board.write(row)
 
 
 @contextlib.contextmanager

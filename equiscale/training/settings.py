@@ -23,7 +23,6 @@ class Settings(NamedTuple):
     fsdp: bool = False  # spread parameters and optimiser state over devices too
     evaluations: int = 10  # log-spaced from the first step to the last, besides step 0
     evaluate_at: tuple[int, ...] = ()  # further steps
-    gradient_examples: int = 0  # of the first validation batch, on which the components' gradients are measured too
     save_every: int = 0  # steps between checkpoints besides those at evaluations; 0: none besides
     keep: int | None = 2  # checkpoints, the last ones; None keeps all
     keep_best: int = 0  # and so many of the lowest validation loss

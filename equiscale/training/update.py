@@ -1,16 +1,16 @@
-"""One training step as one program: draw the batch, differentiate, update, and say if anything was not finite."""
+"""One training step as one program: make the batch, differentiate, update, and say if anything was not finite."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from equiscale.parameters import group_names
-from equiscale.tasks.task import Task
+from equiscale.tasks.task import Rows, Task
 from equiscale.training.devices import spread_examples
 from equiscale.training.settings import Settings
 from equiscale.training.state import TrainState
@@ -30,20 +30,10 @@ def keys_of(seed: int) -> dict[str, PRNGKeyArray]:
     return {"order": order, "sample": sample, "dropout": dropout, "init": jax.random.fold_in(jax.random.key(seed), 3)}
 
 
-def batch_indices(key: PRNGKeyArray, step: Int[Array, ""], n: int, batch_size: int) -> Int[Array, " batch"]:
-    """Rows of a step's batch: consecutive slices of a new permutation each epoch, a pure function of (key, step).
-
-    A set smaller than a batch is repeated within it.
-    """
-    per_epoch = max(n // batch_size, 1)
-    order = jax.random.permutation(jax.random.fold_in(key, step // per_epoch), n)
-    return order[(step % per_epoch * batch_size + jnp.arange(batch_size)) % n]
-
-
 def make_update(
     task: Task, optimizer: optax.GradientTransformation, settings: Settings, mesh: Mesh
-) -> Callable[[TrainState, Any], tuple[TrainState, Report]]:
-    """`(state, data) -> (state, report)`, to be jitted. An update that is not finite is not made.
+) -> Callable[[TrainState, Rows], tuple[TrainState, Report]]:
+    """`(state, rows) -> (state, report)`, to be jitted. An update that is not finite is not made.
 
     Raises ValueError for a batch that does not divide into `accumulate` parts.
     """
@@ -66,11 +56,9 @@ def make_update(
         zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
         return jax.lax.scan(add, zero, (jnp.arange(parts), split))[0]
 
-    def update(state: TrainState, data: Any):
+    def update(state: TrainState, rows: Rows):
         step = state.step
-        n = len(jax.tree.leaves(data)[0])
-        indices = batch_indices(keys["order"], step, n, settings.batch_size)
-        batch = task.sample(data, indices, jax.random.fold_in(keys["sample"], step))
+        batch = task.sample(rows, jax.random.fold_in(keys["sample"], step))
         loss, gradient = gradient_of(state.params, batch, jax.random.fold_in(keys["dropout"], step))
 
         names = group_names(state.params)

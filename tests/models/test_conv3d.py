@@ -81,9 +81,7 @@ def assert_same(actual, expected, tolerance=1e-10):
     c_in=st.integers(1, 4),
     c_out=st.integers(1, 4),
 )
-def test_values_and_derivatives_to_second_order_are_those_of_the_definition(
-    size, stride, grid, batch, c_in, c_out
-):
+def test_values_and_derivatives_to_second_order_are_those_of_the_definition(size, stride, grid, batch, c_in, c_out):
     with jax.enable_x64(True):
         x, dx = normal(0, 2, batch, *grid, c_in)
         kernel, dkernel = normal(1, 2, size, size, size, c_in, c_out)

@@ -27,11 +27,11 @@ def measured(trained):
 
 def test_losses_in_the_middle_of_the_plane_are_the_networks_own(trained, measured):
     task, params = trained
-    d = jax.jit(task.evaluate)(params, first_of(task.train_data, 2))
+    d = jax.jit(task.evaluate)(params, first_of(task.train[0], 2))
     for part in ("total", "mean", "equiv"):
         np.testing.assert_allclose(measured.plane.losses[part][2, 2], getattr(d, part), rtol=1e-4)
     assert measured.names == ("norm/bias", "norm/scale") and len(measured.spectra["mean"].eigenvalues) == 8
-    slope = jax.jit(task.gradients)(params, first_of(task.train_data, 2)).norms.total
+    slope = jax.jit(task.gradients)(params, first_of(task.train[0], 2)).norms.total
     np.testing.assert_allclose(measured.plane.a[1], -2.5e-3 * slope, rtol=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_a_network_of_symmetric_kernels_is_equivariant_if_its_downsampling_is(tr
     params = jax.jit(model.init)(jax.random.key(0))
     parts, _ = study.symmetric_kernels(params)
     twin = insert(params, parts.scaled(0.0))
-    x, y, _ = model.pair(first_of(model.train_data, 2))
+    x, y, _ = model.pair(first_of(model.train[0], 2))
     d = jax.jit(lambda p: es.decompose(lambda x: model.predict(p, x), model.symmetry, x, y, key=jax.random.key(0)))
     assert d(params).percent > 1
     assert d(twin).percent < 1e-6, "exactly equivariant up to rounding"

@@ -20,7 +20,7 @@ from equiscale.data.voxels import Grid
 from equiscale.studies import latent_measures as measures
 from equiscale.studies import latent_study as study
 from equiscale.tasks import denoise_voxels
-from equiscale.tasks.denoise_voxels import Structures
+from equiscale.tasks.molecule_sets import Structures
 from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
 from equiscale.training.state import init_state

@@ -23,7 +23,7 @@ def make(augmentation="cube", downsample="published", **changes):
     levels = {"channel_multipliers": (1, 2), "attention_levels": (False, False)}
     model = VoxelUNet(2, n_channels=4, n_groups=2, n_blocks=1, dropout=0, downsample=downsample, **levels)
     settings = {"model": model, "noise_sigma": 0.3, "augmentation": augmentation, "evaluation_batch": 2, "seed": 0}
-    return task_module.make_task(GRID, data, data, **settings | changes)
+    return task_module.make_task(GRID, [data], data, **settings | changes)
 
 
 def test_the_ragged_tail_of_validation_counts_each_molecule_once():
@@ -57,9 +57,9 @@ def test_evaluation_turns_the_noisy_grid_and_an_equivariant_denoiser_has_no_erro
 @pytest.mark.parametrize("augmentation, turned", [("none", False), ("cube", True), ("haar", True)])
 def test_augmentation_turns_training_molecules_rigidly(augmentation, turned):
     task = make(augmentation, noise_sigma=0.0)
-    indices = jnp.array([1, 1, 1, 1])
-    _, clean = task.sample(task.train_data, indices, jax.random.key(0))
-    reference = task_module.densities(GRID, task.train_data.positions[:2], task.train_data.species[:2])[1]
+    (train,) = task.train
+    _, clean = task.sample(jax.tree.map(lambda a: a[jnp.array([1, 1, 1, 1])], train), jax.random.key(0))
+    reference = task_module.densities(GRID, train.positions[:2], train.species[:2])[1]
     assert np.allclose(clean, reference, atol=1e-6) != turned
     if augmentation == "cube":
         orbit = jax.vmap(es.grid, (0, None))(es.octahedral.enumerate().draw(None)[0], reference)

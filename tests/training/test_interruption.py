@@ -163,7 +163,7 @@ def test_the_average_is_exponential(tmp_path):
 def test_rows_say_where_time_went(tmp_path):
     loop.train(toy_task(), LONG._replace(steps=20), tmp_path, title="toy")
     row = read_metrics(tmp_path)[-1]
-    assert set(row["spent"]) == {"compile", "train", "evaluate", "save"}
+    assert set(row["spent"]) == {"compile", "train", "evaluate", "save", "profile"}
     assert sum(row["spent"].values()) <= row["seconds"] * 1.01
     assert row["steps_per_second"] > 0 and row["flops_per_second"] > 0 and row["share_of_peak"] is None
 

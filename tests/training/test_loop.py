@@ -4,25 +4,37 @@ import numpy as np
 import pytest
 
 import equiscale as es
-from equiscale.tasks.task import Pair, Task
+from equiscale.tasks.task import Pair, Streamed, Task
 from equiscale.training import loop
+from equiscale.training.devices import make_mesh
+from equiscale.training.instruments import make_instruments
 from equiscale.training.run_folder import open_run, read_metrics
 from equiscale.training.settings import Settings, evaluation_steps
-from equiscale.training.update import batch_indices
 
 SETTINGS = Settings(steps=12, batch_size=4, learning_rate=1e-2, warmup=2, evaluations=5)
 SYMMETRY = es.Symmetry(es.so3.coset(12), es.vectors, es.vectors)
 
 
-def toy_task(scale=1.0) -> Task:
-    """Learn y = x with a matrix that starts without symmetry."""
+def toy_task(scale=1.0, train="arrays") -> Task:
+    """Learn y = x with a matrix that starts without symmetry, from arrays, a stream or three shape buckets."""
     x = jax.random.normal(jax.random.key(0), (10, 5, 3))
+    on_host = np.asarray(x)
+    sets = {
+        "arrays": [x],
+        "stream": [Streamed(10, lambda indices: on_host[indices])],
+        "buckets": [x[:4, :2], x[4:7], x[7:, :3]],
+        "streamed buckets": [
+            Streamed(4, lambda indices: on_host[indices, :2]),
+            Streamed(3, lambda indices: on_host[4 + indices]),
+            Streamed(3, lambda indices: on_host[7 + indices, :3]),
+        ],
+    }
 
     return Task(
         name="toy",
         init=lambda key: jax.random.normal(key, (3, 3)),
-        train_data=x,
-        sample=lambda data, indices, key: data[indices] + 0.01 * jax.random.normal(key, (len(indices), 5, 3)),
+        train=sets[train],
+        sample=lambda rows, key: rows + 0.01 * jax.random.normal(key, rows.shape),
         loss=lambda w, batch, key: scale * jnp.square(batch @ w - batch).sum(),
         validation=[x[:6], x[4:]],
         pair=lambda batch: Pair(batch, batch, jnp.ones(len(batch))),
@@ -51,13 +63,14 @@ def test_evaluates_before_the_update_at_log_spaced_steps(tmp_path):
     assert rows[0]["measure"] == "so3.coset(12)"
 
 
-def test_an_interrupted_run_ends_bit_identical(tmp_path):
-    whole = loop.train(toy_task(), SETTINGS, tmp_path / "whole", title="toy")
+@pytest.mark.parametrize("train", ["arrays", "stream", "buckets", "streamed buckets"])
+def test_an_interrupted_run_ends_bit_identical(train, tmp_path):
+    whole = loop.train(toy_task(train=train), SETTINGS, tmp_path / "whole", title="toy")
 
     class Stop(Exception):
         pass
 
-    task, calls = toy_task(), []
+    task, calls = toy_task(train=train), []
     real = loop.checkpoints.save
 
     def save_then_die(saved, state, **settings):
@@ -73,38 +86,38 @@ def test_an_interrupted_run_ends_bit_identical(tmp_path):
             loop.train(task, SETTINGS, tmp_path / "parts", title="toy")
     finally:
         loop.checkpoints.save = real
-    resumed = loop.train(toy_task(), SETTINGS, tmp_path / "parts", title="toy")
+    resumed = loop.train(toy_task(train=train), SETTINGS, tmp_path / "parts", title="toy")
     np.testing.assert_array_equal(resumed.params, whole.params)
     first, second = (timeless(read_metrics(tmp_path / name)) for name in ("whole", "parts"))
     assert first == second
-    again = loop.train(toy_task(), SETTINGS, tmp_path / "parts", title="toy")
+    again = loop.train(toy_task(train=train), SETTINGS, tmp_path / "parts", title="toy")
     np.testing.assert_array_equal(again.params, whole.params)
 
 
-def test_batches_are_a_function_of_seed_and_step_and_cover_the_set():
-    key = jax.random.key(3)
-    rows = [batch_indices(key, step, 10, 3) for step in range(6)]
-    np.testing.assert_array_equal(rows[4], batch_indices(key, 4, 10, 3))
-    for epoch in (rows[:3], rows[3:]):
-        assert len(set(np.concatenate(epoch).tolist())) == 9, "no example twice in an epoch"
-    assert len(batch_indices(key, 0, 2, 5)) == 5
+@pytest.mark.parametrize("arrays, stream", [("arrays", "stream"), ("buckets", "streamed buckets")])
+def test_a_stream_is_the_same_training(arrays, stream, tmp_path):
+    one, other = (loop.train(toy_task(train=kind), SETTINGS, tmp_path / kind, title=kind) for kind in (arrays, stream))
+    np.testing.assert_allclose(one.params, other.params, rtol=1e-6)
 
 
-def test_one_compilation_of_each_part(tmp_path):
+@pytest.mark.parametrize("train, shapes", [("arrays", 1), ("stream", 1), ("buckets", 3), ("streamed buckets", 3)])
+def test_one_compilation_of_each_part_and_shape(train, shapes, tmp_path):
     traced = []
-    task = toy_task()
+    task = toy_task(train=train)
     counted = task._replace(
         loss=lambda *a: traced.append("loss") or task.loss(*a),
         pair=lambda batch: traced.append("evaluate") or task.pair(batch),
         sample=lambda *a: traced.append("sample") or task.sample(*a),
     )
     loop.train(counted, SETTINGS, tmp_path, title="toy")
-    assert sorted(traced) == ["evaluate", "loss", "sample"]
+    assert sorted(traced) == ["evaluate", *["loss"] * shapes, *["sample"] * shapes]
 
 
 def test_gradients_are_measured_with_the_loss_where_asked_for(tmp_path):
     task = toy_task()
-    loop.train(task, SETTINGS._replace(gradient_examples=4), tmp_path, title="toy")
+    mesh = make_mesh()
+    instruments = make_instruments(("gradients",), task, mesh, examples=4)
+    loop.train(task, SETTINGS, tmp_path, title="toy", mesh=mesh, instruments=instruments)
     rows = read_metrics(tmp_path)
     wanted = jax.jit(task.gradients)(loop.untrained_params(task, SETTINGS), task.validation[0][:4])
     np.testing.assert_allclose(rows[0]["gradients"]["gradient_purity"], wanted.norms.purity, rtol=1e-5)

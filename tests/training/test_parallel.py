@@ -13,22 +13,24 @@ from jax.sharding import AxisType
 
 from equiscale.training import loop
 from equiscale.training.devices import evaluation_mesh, state_shardings
+from equiscale.training.instruments import make_instruments
 from equiscale.training.run_folder import read_metrics
 from tests.training.test_loop import SETTINGS, toy_task
 
-BASE = SETTINGS._replace(batch_size=8, gradient_examples=4, ema_decay=0.9, clip=50.0)
+BASE = SETTINGS._replace(batch_size=8, ema_decay=0.9, clip=50.0)
 CASES = {
     "8 devices": (8, BASE),
     "2 devices": (2, BASE),
     "8 devices, parameters spread": (8, BASE._replace(fsdp=True)),
     "in 4 parts": (1, BASE._replace(accumulate=4)),
     "8 devices in 2 parts": (8, BASE._replace(accumulate=2)),
+    "8 devices, streamed": (8, BASE),
 }
 
 
-def wide_task():
+def wide_task(train="arrays"):
     """Large enough for its parameters to be spread: two layers of width 2,048, their mean over the batch as loss."""
-    task = toy_task()
+    task = toy_task(train=train)
 
     def predict(params, x):
         return jnp.tanh(x @ params["a"]) @ params["b"] / 40
@@ -50,14 +52,18 @@ def mesh_of(n):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    state = loop.train(wide_task(), BASE, folder, title="alone", mesh=mesh_of(1))
+    task, mesh = wide_task(), mesh_of(1)
+    instruments = make_instruments(("gradients",), task, mesh, examples=4)
+    state = loop.train(task, BASE, folder, title="alone", mesh=mesh, instruments=instruments)
     return jax.device_get(state), read_metrics(folder)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_numbers(name, alone, tmp_path):
     n, settings = CASES[name]
-    state = loop.train(wide_task(), settings, tmp_path, title=name, mesh=mesh_of(n))
+    task, mesh = wide_task("stream" if "streamed" in name else "arrays"), mesh_of(n)
+    instruments = make_instruments(("gradients",), task, mesh, examples=4)
+    state = loop.train(task, settings, tmp_path, title=name, mesh=mesh, instruments=instruments)
     spread = not state.params["a"].sharding.is_fully_replicated
     assert spread == settings.fsdp
     wanted, rows = alone

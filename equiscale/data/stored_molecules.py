@@ -1,0 +1,140 @@
+"""Molecules that stay on disk: written once from any reader, read by row into memory or into batches."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Int
+
+from equiscale.data.molecules import SYMBOLS, BadMolecule, Molecules, Record, Skipped, check_record, tally
+from equiscale.data.stored import StoredSet, open_set, write_set
+
+CHUNK = 65_536  # molecules looked at together, where all of them have to be
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredMolecules:
+    """Rows of a stored set of molecules, in that order; what `Molecules` tells of all without reading them."""
+
+    set: StoredSet
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def source(self) -> str:
+        return self.set.source
+
+    @property
+    def n_atoms(self) -> Int[np.ndarray, " n"]:
+        return self.set.lengths[self.rows]
+
+    @property
+    def compounds(self) -> np.ndarray:
+        """A label of each molecule's compound, uint64 [n]."""
+        return self.set.arrays["compound"][self.rows]
+
+    def select(self, indices) -> "StoredMolecules":
+        """Those of an index array or a boolean mask, still on disk."""
+        return StoredMolecules(self.set, self.rows[indices])
+
+    def read(self, indices, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions float32 [batch, length, 3] in angstrom and species int32 [batch, length]."""
+        found = self.set.read(self.rows[indices], length)
+        return found["positions"], found["species"].astype(np.int32)
+
+    def subset(self, indices) -> Molecules:
+        """Those of an index array or a boolean mask, in memory, padded to the longest; named by their row."""
+        rows = np.arange(len(self))[indices]
+        positions, species = self.read(rows, max(self.n_atoms[rows].max(initial=1), 1))
+        return Molecules(positions, species, tuple(f"row {self.rows[i]}" for i in rows), self.source)
+
+    def mask(self, keep: Callable[[Molecules], tuple[np.ndarray, Skipped]]) -> tuple[np.ndarray, Skipped]:
+        """What a filter of `Molecules` says of all, some at a time: a mask [n] and one report."""
+        found = [keep(self.subset(slice(i, i + CHUNK))) for i in range(0, len(self), CHUNK)]
+        reasons: dict[str, int] = {}
+        for _, report in found:
+            for reason, count in report.reasons.items():
+                reasons[reason] = reasons.get(reason, 0) + count
+        mask = np.concatenate([m for m, _ in found])
+        return mask, Skipped(int(mask.sum()), reasons)
+
+
+def open_molecules(folder: str | os.PathLike) -> StoredMolecules:
+    """Open what `write_molecules` wrote. Raises what `open_set` raises, and ValueError for a set of other things."""
+    stored = open_set(folder)
+    wanted = {"positions", "species", "compound"}
+    if not wanted <= set(stored.fields):
+        raise ValueError(
+            f"{folder} holds {', '.join(stored.fields)}: no set of molecules, which has {', '.join(wanted)}"
+        )
+    return StoredMolecules(stored, np.arange(len(stored)))
+
+
+def write_molecules(
+    folder: str | os.PathLike,
+    records: Iterable[Record | BadMolecule],
+    source: str,
+    compound: Callable[[str, np.ndarray], str],
+) -> tuple[StoredMolecules, Skipped]:
+    """Write molecules to a new folder as they come; bad ones are left out and counted by reason.
+
+    `compound(name, numbers)` labels what must not be split between training and validation, as `formula` does:
+    conformers of a compound share it (and so do isomers).
+    Raises what `write_set` raises.
+    """
+    outcomes = []
+
+    def examples() -> Iterator:
+        for record in records:
+            try:
+                if isinstance(record, BadMolecule):
+                    raise record
+                numbers, positions = check_record(*record)
+            except BadMolecule as error:
+                outcomes.append(error.reason)
+                continue
+            outcomes.append(None)
+            digest = hashlib.sha256(compound(record[0], numbers).encode()).digest()
+            ragged = {"positions": positions, "species": numbers.astype(np.uint8)}
+            yield ragged, {"compound": np.frombuffer(digest[:8], "<u8")[0]}
+
+    stored = write_set(folder, examples(), source)
+    return StoredMolecules(stored, np.arange(len(stored))), tally(outcomes)
+
+
+def formula(numbers: Int[np.ndarray, " n_atoms"]) -> str:
+    """Elements in the order of their number, with counts: H6C2O1."""
+    kinds, counts = np.unique(numbers, return_counts=True)
+    return "".join(f"{SYMBOLS[kind]}{count}" for kind, count in zip(kinds, counts, strict=True))
+
+
+def split_compounds(molecules: StoredMolecules, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row indices (train, validation), each ascending, with whole compounds on either side.
+
+    A compound goes to validation where a hash of (seed, compound) falls below the fraction `validation`: no
+    compound's side depends on another's, so that sets can grow.
+    Raises ValueError for a fraction out of range, or where either side stays empty.
+    """
+    if not 0 < validation < 1:
+        raise ValueError(f"validation={validation}: give a fraction between 0 and 1")
+    held_out = _mixed(molecules.compounds, seed) < validation * 2.0**64
+    if held_out.all() or not held_out.any():
+        raise ValueError(
+            f"{len(molecules)} molecules of {len(np.unique(molecules.compounds))} compounds leave none on one side at "
+            f"validation={validation}: add compounds or change the fraction; frames of one compound split as "
+            "compounds of their own if written so"
+        )
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _mixed(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Uniform uint64 from labels and a seed (the finaliser of splitmix64)."""
+    with np.errstate(over="ignore"):
+        z = labels + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

@@ -1,0 +1,122 @@
+"""Molecules as tasks take them: filtered, split by compound, in shape buckets, in memory or streamed from disk."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from equiscale.data import nci
+from equiscale.data.buckets import bucket_lengths, bucket_rows
+from equiscale.data.molecules import Molecules, split
+from equiscale.data.stored_molecules import StoredMolecules, open_molecules, split_compounds
+from equiscale.data.voxels import Grid, centre, check_fits
+from equiscale.tasks.task import Streamed
+
+
+class Structures(NamedTuple):
+    """Molecules as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise."""
+
+    positions: Float[Array, "n atoms 3"]  # angstrom, centred
+    species: Int[Array, "n atoms"]
+    ids: Int[Array, " n"]
+    weight: Float[Array, " n"]
+
+
+class MoleculeSplit(NamedTuple):
+    """Molecules that fit the grid in any orientation, split by compound, and what was left out."""
+
+    train: Molecules | StoredMolecules
+    validation: Molecules
+    reports: tuple[str, ...]
+
+
+def load_nci(
+    grid: Grid, *, limit: int, max_heavy_atoms: int, validation: float, seed: int, cache_dir: str | None = None
+) -> MoleculeSplit:
+    """Real compounds from RDKit's NCI list with ETKDG conformers, kept if they fit `grid` however they are turned.
+
+    `limit` bounds the compounds taken from the list (before the grid's own filter). Raises what `nci.load` and
+    `split` raise, and ValueError if nothing fits.
+    """
+    molecules, listed = nci.load(
+        grid.elements, limit=limit, max_heavy_atoms=max_heavy_atoms, seed=seed, cache_dir=cache_dir
+    )
+    fits, fitted = check_fits(molecules, grid)
+    _refuse_nothing(fits, fitted, "enlarge grid.length or lower max_heavy_atoms")
+    molecules = molecules.subset(fits)
+    train, held_out = split(molecules, validation, seed)
+    return MoleculeSplit(
+        molecules.subset(train), molecules.subset(held_out), (f"{molecules.source}: {listed}", f"grid: {fitted}")
+    )
+
+
+def load_stored(folder: str, grid: Grid, *, validation: float, most_validation: int, seed: int) -> MoleculeSplit:
+    """A set of molecules on disk (made by `experiments.prepare_data`), kept if they fit `grid` however they are turned.
+
+    Training molecules stay there; the first `most_validation` of those held out are read. Raises what
+    `open_molecules` and `split_compounds` raise, and ValueError if nothing fits.
+    """
+    molecules = open_molecules(folder)
+    fits, fitted = molecules.mask(lambda some: check_fits(some, grid))
+    _refuse_nothing(fits, fitted, "enlarge grid.length or add grid.elements")
+    molecules = molecules.select(fits)
+    train, held_out = split_compounds(molecules, validation, seed)
+    return MoleculeSplit(
+        molecules.select(train),
+        molecules.subset(held_out[:most_validation]),
+        (f"{molecules.source}: {len(fits):,} molecules in {folder}", f"grid: {fitted}"),
+    )
+
+
+def _refuse_nothing(fits: np.ndarray, report, fix: str) -> None:
+    if not fits.any():
+        raise ValueError(f"no molecule fits the grid ({report}); {fix}")
+
+
+def structures(molecules: Molecules) -> Structures:
+    """Centred positions on the device, with ids counting up."""
+    n = len(molecules)
+    positions, species = jnp.asarray(molecules.positions), jnp.asarray(molecules.species)
+    return Structures(centre(positions, species), species, jnp.arange(n), jnp.ones(n))
+
+
+def training_sets(molecules: Molecules | StoredMolecules, most_buckets: int) -> list[Structures | Streamed]:
+    """One set a shape bucket, padded to its longest molecule; those on disk are streamed.
+
+    A single bucket of molecules in memory stays padded as it is.
+    """
+    lengths = bucket_lengths(molecules.n_atoms, most_buckets)
+    rows = bucket_rows(molecules.n_atoms, lengths)
+    if isinstance(molecules, StoredMolecules):
+        return [_streamed(molecules.select(r), length) for r, length in zip(rows, lengths, strict=True)]
+    if len(rows) == 1:
+        return [structures(molecules)]
+    return [
+        structures(Molecules(m.positions[:, :length], m.species[:, :length], m.names, m.source))
+        for m, length in ((molecules.subset(r), length) for r, length in zip(rows, lengths, strict=True))
+    ]
+
+
+def _streamed(molecules: StoredMolecules, length: int) -> Streamed:
+    def read(indices: np.ndarray) -> Structures:
+        positions, species = molecules.read(indices, length)
+        real = (species > 0)[..., None]
+        centroid = positions.sum(1, keepdims=True) / real.sum(1, keepdims=True)
+        ids = molecules.rows[indices].astype(np.int32)
+        return Structures(np.where(real, positions - centroid, 0), species, ids, np.ones(len(indices), np.float32))
+
+    return Streamed(len(molecules), read)
+
+
+def batches(data: Structures, batch_size: int) -> list[Structures]:
+    """Consecutive batches of one size; the last is padded with repeats of weight 0."""
+    n = len(data.ids)
+    rows = np.minimum(np.arange(-(-n // batch_size) * batch_size), n - 1)
+    present = jnp.asarray(np.arange(len(rows)) < n, float)
+    padded = jax.tree.map(lambda a: a[rows], data)._replace(weight=present)
+    return [
+        jax.tree.map(lambda a: a[i : i + batch_size], padded)  # noqa: B023
+        for i in range(0, len(rows), batch_size)
+    ]

@@ -1,0 +1,126 @@
+"""Which examples make a step's batch, as a pure function of (seed, step), and how they get to the devices.
+
+Sets that are arrays stay on the devices and a step is told rows; `Streamed` ones are read ahead by threads.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
+
+from equiscale.tasks.task import Rows, Streamed, size_of
+from equiscale.training.devices import everywhere, place_batch
+
+THREADS, AHEAD = 4, 8  # that read, and batches they read ahead
+
+
+class Drawn(NamedTuple):
+    """A batch: the set it is from, and rows of it."""
+
+    bucket: int
+    indices: np.ndarray
+
+
+def make_draw(key: PRNGKeyArray, sizes: Sequence[int], batch_size: int) -> Callable[[int], Drawn]:
+    """`step -> Drawn` for sets of these sizes; a batch comes from one set.
+
+    An epoch goes through every set once, in whole batches of a new order, the sets' batches mixed. What does not fill
+    a batch is left out of the epoch; a set smaller than a batch is repeated within it.
+    """
+    per_set = [max(n // batch_size, 1) for n in sizes]
+    per_epoch = sum(per_set)
+
+    @functools.lru_cache(maxsize=2)
+    def epoch(number: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        with _on_host():
+            of_epoch = jax.random.fold_in(key, number)
+            if len(sizes) == 1:
+                orders, sets = [jax.random.permutation(of_epoch, sizes[0])], np.zeros(per_epoch, int)
+            else:
+                of_sets, of_mixing = jax.random.split(of_epoch)
+                keys = jax.random.split(of_sets, len(sizes))
+                orders = [jax.random.permutation(k, n) for k, n in zip(keys, sizes, strict=True)]
+                sets = jax.random.permutation(of_mixing, np.repeat(np.arange(len(sizes)), per_set))
+            sets = np.asarray(sets)
+        turn = np.zeros(per_epoch, int)  # of each batch within its set
+        for bucket, n in enumerate(per_set):
+            turn[sets == bucket] = np.arange(n)
+        return sets, [np.asarray(order) for order in orders], turn
+
+    def draw(step: int) -> Drawn:
+        sets, orders, turn = epoch(step // per_epoch)
+        at = step % per_epoch
+        bucket = int(sets[at])
+        rows = (turn[at] * batch_size + np.arange(batch_size)) % sizes[bucket]
+        return Drawn(bucket, orders[bucket][rows])
+
+    return draw
+
+
+def _on_host():
+    """Orders are drawn where the devices need not be waited for; the numbers are the same on any backend."""
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX was told to load an accelerator's backend alone
+        return jax.default_device(jax.local_devices()[0])
+
+
+class Feed(NamedTuple):
+    """Batches for the compiled update, by step.
+
+    `batches(first, last)` gives `(bucket, given)` for each step; `example(bucket)` is one `given`, to compile with;
+    `rows(given)`, inside the program, are the examples.
+    """
+
+    n_buckets: int
+    batches: Callable[[int, int], Iterator[tuple[int, Any]]]
+    example: Callable[[int], Any]
+    rows: Callable[[Any], Rows]
+
+
+def make_feed(sets: Sequence[Rows | Streamed], key: PRNGKeyArray, batch_size: int, mesh: Mesh) -> Feed:
+    """The feed of a task's training sets. Raises ValueError without any, ImportError where streaming needs grain."""
+    if not sets or not all(map(size_of, sets)):
+        raise ValueError(
+            f"training sets of {[size_of(s) for s in sets]} examples: give at least one, none of them empty"
+        )
+    draw = make_draw(key, [size_of(s) for s in sets], batch_size)
+    streamed = [isinstance(s, Streamed) for s in sets]
+    if any(streamed) and not all(streamed):
+        raise ValueError("some training sets are streamed and some are not: give all of one kind")
+    return _streaming(sets, draw, batch_size, mesh) if all(streamed) else _resident(sets, draw, batch_size, mesh)
+
+
+def _resident(sets: Sequence[Rows], draw: Callable[[int], Drawn], batch_size: int, mesh: Mesh) -> Feed:
+    data = [everywhere(rows, mesh) for rows in sets]
+
+    def batches(first: int, last: int):
+        for step in range(first, last):
+            bucket, indices = draw(step)
+            yield bucket, (data[bucket], indices)
+
+    def rows(given):
+        whole, indices = given
+        return jax.tree.map(lambda a: a[indices], whole)
+
+    return Feed(len(sets), batches, lambda bucket: (data[bucket], np.zeros(batch_size, np.int32)), rows)
+
+
+def _streaming(sets: Sequence[Streamed], draw: Callable[[int], Drawn], batch_size: int, mesh: Mesh) -> Feed:
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError("reading sets from disk needs grain: pip install 'equiscale[stream]'") from error
+
+    def place(bucket: int, indices: np.ndarray):
+        return place_batch(lambda part: sets[bucket].read(indices[part]), batch_size, mesh)
+
+    def batches(first: int, last: int):
+        read = grain.MapDataset.range(first, last).map(lambda step: (lambda d: (d.bucket, place(*d)))(draw(int(step))))
+        yield from read.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
+
+    return Feed(len(sets), batches, lambda bucket: place(bucket, np.zeros(batch_size, int)), lambda given: given)

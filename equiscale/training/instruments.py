@@ -1,0 +1,61 @@
+"""Instruments that a run takes at its evaluation steps, beside the decomposition: parameters -> numbers for its log.
+
+The loop takes any such function; those here are made for a task from a few settings.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from equiscale import curvature
+from equiscale.spectrum import Spectrum
+from equiscale.tasks.task import Task, first_of
+from equiscale.training.devices import everywhere
+from equiscale.training.evaluate import make_gradients
+
+Instrument = Callable[[Any], Mapping[str, Any]]
+
+
+def gradient_instrument(task: Task, mesh: Mesh, *, examples: int, **_) -> Instrument:
+    """Gradients of the components on the first validation examples, whole and by parameter group."""
+    measure = make_gradients(task, examples, mesh)
+    return lambda params: measure(params).record(depth=1)
+
+
+def extremes_instrument(task: Task, mesh: Mesh, *, examples: int, only: str, **_) -> Instrument:
+    """Largest and lowest Hessian eigenvalue of total, mean and equivariance loss, matrix-free: for any model.
+
+    On the first training examples, with respect to the parameters whose paths match `only`.
+    """
+    few = first_of(task.train[0], examples)
+
+    def measure(params):
+        of = task.components(jax.device_get(everywhere(params, mesh)), few, only=only)
+        found = {part: curvature.extremes(of, part, key=jax.random.key(0)) for part in ("total", "mean", "equiv")}
+        return {part: e._asdict() for part, e in found.items()} | {"only": only, "examples": examples}
+
+    return measure
+
+
+def spectrum_instrument(task: Task, mesh: Mesh, *, examples: int, only: str, **_) -> Instrument:
+    """Condition numbers of the dense Hessians of mean and equivariance loss: some thousands of parameters at most."""
+    few = first_of(task.train[0], examples)
+
+    def measure(params):
+        found = curvature.hessians(task.components(jax.device_get(everywhere(params, mesh)), few, only=only))
+        return {part: Spectrum.of(m).record() for part, m in found.items()} | {"only": only, "examples": examples}
+
+    return measure
+
+
+INSTRUMENTS = {"gradients": gradient_instrument, "extremes": extremes_instrument, "spectrum": spectrum_instrument}
+
+
+def make_instruments(names: tuple[str, ...], task: Task, mesh: Mesh, **settings) -> dict[str, Instrument]:
+    """Those of `INSTRUMENTS` that are asked for. Raises ValueError for an unknown name."""
+    for name in names:
+        if name not in INSTRUMENTS:
+            raise ValueError(f"instrument {name!r} is none of {', '.join(INSTRUMENTS)}")
+    return {name: INSTRUMENTS[name](task, mesh, **settings) for name in names}
