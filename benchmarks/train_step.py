@@ -28,14 +28,15 @@ from experiments.config import use_cache
 def bare_steps(task, settings, n: int) -> tuple[float, float]:
     """Seconds a step of the compiled update alone, and seconds to compile it (or to find it in the cache)."""
     began = time.perf_counter()
-    state, update, data, _ = loop.compile_update(task, settings, make_mesh())
+    program = loop.compile_program(task, settings, make_mesh())
+    state, (update,), given = program.state, program.updates, program.feed.example(0)
     compile_seconds = time.perf_counter() - began
     make_evaluate(task, make_mesh())(state.params)  # as in the loop: what memory it leaves behind slows later steps
-    state, _ = update(state, data)
+    state, _ = update(state, given)
     jax.block_until_ready(state)
     began = time.perf_counter()
     for _ in range(n):
-        state, _ = update(state, data)
+        state, _ = update(state, given)
     jax.block_until_ready(state)
     return (time.perf_counter() - began) / n, compile_seconds
 

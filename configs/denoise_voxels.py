@@ -1,8 +1,8 @@
 """Denoising voxelised molecules (VoxMol): sizes from a laptop's to the published 111M parameters.
 
 `preset` picks the scale: "cpu" (minutes on 2 cores), "tiny", "small", "full" (7M, 28M and 111M parameters at the
-published 0.25 angstrom and noise, for accelerators), "smoke" (seconds; for tests). Any other field can be overridden
-beside it, e.g. `--config.preset=tiny --config.training.steps=20000`.
+published 0.25 angstrom, noise, augmentation and optimiser, for accelerators), "smoke" (seconds; for tests). Any other
+field can be overridden beside it, e.g. `--config.preset=tiny --config.model.preset=steerable_2M`.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,8 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.task = "denoise_voxels"
     config.preset = preset
     config.seed = 0
-    config.augmentation = "cube"  # what training molecules are turned by: none, cube, haar
+    config.augmentation = "cube"  # what training molecules are turned by: none, cube, paper16, haar, euler
+    config.translation = 0.0  # angstrom along each axis that they are moved by at most
 
     config.data = ConfigDict()
     config.data.max_heavy_atoms = 16
@@ -70,8 +71,10 @@ def get_config(preset: str = "cpu") -> ConfigDict:
         config.noise_sigma = 0.9
         config.model.preset, config.model.dropout = preset, 0.1
         config.model.remat = preset == "full"
-        config.training.steps, config.training.batch_size = 10_000, 32
-        config.training.learning_rate, config.training.b1 = 2e-4, 0.99
+        config.augmentation, config.translation = "euler", 0.5  # as published, like the four lines below
+        config.training.steps, config.training.batch_size = 50_000, 64
+        config.training.learning_rate, config.training.warmup = 2e-5, 0
+        config.training.b1, config.training.weight_decay = 0.99, 1e-2
         config.training.ema_decay, config.training.save_every = 0.999, 500
         config.evaluation.molecules, config.evaluation.points = 118, 20
         config.evaluation.instrument_molecules = 12

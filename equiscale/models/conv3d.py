@@ -40,11 +40,11 @@ _NDHWC = ("NDHWC", "DHWIO", "NDHWC")
 def conv3d(x: Array, kernel: Array, *, stride: int = 1, formulation: Formulation | None = None) -> Array:
     """Cross-correlation `y[i] = sum_t x[stride * i + t - padding] kernel[t]`, with zeros outside the grid.
 
-    The padding `(size - 1) // 2` is that of VoxMol's layers: 1 for kernels of side 3 and 4, 0 for side 1.
+    The padding `(size - 1) // 2` keeps the grid at stride 1, and is that of VoxMol's layers at stride 2.
 
     Args:
       x: `[batch, d, h, w, c_in]`.
-      kernel: `[size, size, size, c_in, c_out]`, of side 1 or 3 at stride 1, 3 or 4 at stride 2.
+      kernel: `[size, size, size, c_in, c_out]`, of side 1, 3 or 5 at stride 1, 3 or 4 at stride 2.
       stride: 1 or 2, the same along the three axes.
       formulation: `"direct"` is `lax.conv_general_dilated`, `"slabs"` the one described above. The default is
         slabs on CPU, unless `x` is sharded over explicit mesh axes, and direct elsewhere.
@@ -55,15 +55,16 @@ def conv3d(x: Array, kernel: Array, *, stride: int = 1, formulation: Formulation
     Raises:
       ValueError: on any other rank, kernel shape, stride or formulation.
     """
-    x, kernel = _check(x, kernel, {1: (1, 3), 2: (3, 4)}, stride)
+    x, kernel = _check(x, kernel, {1: (1, 3, 5), 2: (3, 4)}, stride)
     size = kernel.shape[0]
+    padding = (size - 1) // 2
     if size == 1:
         return x @ kernel[0, 0, 0]
     if _resolve(formulation, x) == "direct":
-        padding = ((1, 1),) * 3
-        return lax.conv_general_dilated(x, kernel, (stride,) * 3, padding, dimension_numbers=_NDHWC)
+        around = ((padding, padding),) * 3
+        return lax.conv_general_dilated(x, kernel, (stride,) * 3, around, dimension_numbers=_NDHWC)
     if stride == 1:
-        return _conv(x, kernel, padding=1)
+        return _conv(x, kernel, padding=padding)
     # Cells start one voxel outside the grid, so that output i reads just the cells i and i + 1.
     after = [2 * ((n + 2 - size) // 2 + 1) + 1 - n for n in x.shape[1:4]]
     cells = _space_to_channels(jnp.pad(x, ((0, 0), *((1, n) for n in after), (0, 0))))

@@ -134,11 +134,7 @@ class Conv(nn.Module):
         n = len(irreps_out)
         rows = [jnp.concatenate(blocks[i : i + n], axis=-1) for i in range(0, len(blocks), n)]
         array, kernel = nn.dtypes.promote_dtype(x.array, jnp.concatenate(rows, axis=-2), dtype=self.dtype)
-        if self.size == 3:
-            y = conv3d(array, kernel)
-        else:
-            padding, numbers = ((self.size // 2,) * 2,) * 3, ("NDHWC", "DHWIO", "NDHWC")
-            y = lax.conv_general_dilated(array, kernel, (1, 1, 1), padding, dimension_numbers=numbers)
+        y = conv3d(array, kernel)
         if self.bias:
             y = y + self.param("bias", nn.initializers.zeros, (irreps_out.dim,), self.param_dtype).astype(y.dtype)
         return e3nn.IrrepsArray(irreps_out, y)
@@ -229,7 +225,7 @@ class SteerableUNet(nn.Module):
       multiplicities: of the irreps of degree 0, 1, 2, ... at the first level, twice as many at each level below. The
         harmonics in the kernels go up to the same degree.
       n_levels: number of grids, each with half the side of that above.
-      kernel_size: side of the kernels, odd.
+      kernel_size: side of the kernels, 3 or 5.
       parity: False is symmetry under SE(3), as published. True is under E(3): fields of odd degree change sign when
         space is inverted, and a molecule and its mirror image are treated alike.
       dropout: rate after each gate.
@@ -280,8 +276,8 @@ class SteerableUNet(nn.Module):
         return e3nn.Irreps([(m * 2**level, (degree, sign**degree)) for degree, m in enumerate(self.multiplicities)])
 
     def _check(self, x: Array) -> None:
-        if self.kernel_size < 3 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {self.kernel_size} must be odd and at least 3")
+        if self.kernel_size not in (3, 5):
+            raise ValueError(f"kernel_size {self.kernel_size} must be 3 or 5")
         if not self.multiplicities or min(self.multiplicities) < 1:
             raise ValueError(f"multiplicities {self.multiplicities} must be positive, one for each degree from 0 on")
         if x.ndim != 5 or len(set(x.shape[2:])) != 1:

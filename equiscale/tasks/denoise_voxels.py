@@ -4,7 +4,7 @@ The symmetry is the cube's 24 rotations, which turn a grid exactly; the noisy gr
 percentages are squared error per voxel and channel.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,8 +16,12 @@ from ml_collections import ConfigDict
 import equiscale as es
 from equiscale.data.molecules import Molecules
 from equiscale.data.voxels import Grid, voxelise
-from equiscale.models.voxel_unet import PRESETS, VoxelUNet
+from equiscale.models import steerable_unet, voxel_unet
+from equiscale.models.steerable_unet import SteerableUNet
+from equiscale.models.voxel_unet import VoxelUNet
+from equiscale.tasks.augmentations import AUGMENTATIONS
 from equiscale.tasks.molecule_sets import (
+    MARGIN,
     MoleculeSplit,
     Structures,
     batches,
@@ -30,8 +34,8 @@ from equiscale.tasks.task import Pair, Params, Streamed, Task
 
 SYMMETRY = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=es.grid)
 
-# What a training example is turned by, before it is voxelised.
-AUGMENTATIONS = {"none": None, "cube": es.octahedral.random, "haar": es.so3.random}
+MODELS = {name: (VoxelUNet, fields) for name, fields in voxel_unet.PRESETS.items()}
+MODELS |= {f"steerable_{name}": (SteerableUNet, fields) for name, fields in steerable_unet.PRESETS.items()}
 
 
 def densities(grid: Grid, positions: Float[Array, "n atoms 3"], species: Int[Array, "n atoms"]):
@@ -50,20 +54,21 @@ def make_task(
     train: Sequence[Structures | Streamed],
     validation: Structures,
     *,
-    model: VoxelUNet,
+    model: VoxelUNet | SteerableUNet,
     noise_sigma: float,
     augmentation: str,
+    translation: float = 0.0,
     evaluation_batch: int,
     seed: int,
 ) -> Task:
-    """The task on given structures; `augmentation` is one of "none", "cube", "haar".
+    """The task on given structures: training examples are turned by one of `AUGMENTATIONS`, then moved.
 
-    The training loss is the published one, the squared error summed over voxels and channels, averaged over the
-    batch. Raises ValueError for an unknown augmentation.
+    Each is moved by up to `translation` angstrom along each axis. The training loss is the published one, the squared
+    error summed over voxels and channels, averaged over the batch. Raises ValueError for an unknown augmentation.
     """
     if augmentation not in AUGMENTATIONS:
         raise ValueError(f"augmentation {augmentation!r} is none of {', '.join(AUGMENTATIONS)}")
-    turn: Callable | None = AUGMENTATIONS[augmentation]
+    turn = AUGMENTATIONS[augmentation]
     validation_noise, element_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
 
     def init(key):
@@ -75,6 +80,10 @@ def make_task(
         if turn is not None:
             g = jax.vmap(turn)(jax.random.split(turn_key, len(positions)))
             positions = jax.vmap(es.vectors)(g, positions)
+        if translation:
+            shift_key = jax.random.fold_in(turn_key, 0)
+            shift = jax.random.uniform(shift_key, (len(positions), 1, 3), minval=-translation, maxval=translation)
+            positions = positions + shift
         clean = densities(grid, positions, rows.species)
         return clean + noise_sigma * jax.random.normal(noise_key, clean.shape), clean
 
@@ -119,7 +128,7 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
     Raises what `load_nci`, `load_stored`, `make_model` and `make_task` raise.
     """
     grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
-    common = {"validation": config.data.validation, "seed": config.seed}
+    common = {"validation": config.data.validation, "seed": config.seed, "margin": MARGIN + config.translation}
     if config.data.folder:
         molecules = load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
     else:
@@ -140,17 +149,19 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         ),
         noise_sigma=config.noise_sigma,
         augmentation=augmentation,
+        translation=config.translation,
         evaluation_batch=config.evaluation.batch_size,
         seed=config.seed,
     )
     return Experiment(task, grid, molecules, validation)
 
 
-def make_model(preset: str, grid: Grid, **fields) -> VoxelUNet:
+def make_model(preset: str, grid: Grid, **fields) -> VoxelUNet | SteerableUNet:
     """A U-Net by preset name, with single fields overridden. Raises ValueError for an unknown preset."""
-    if preset not in PRESETS:
-        raise ValueError(f"model preset {preset!r} is none of {', '.join(PRESETS)}")
-    return VoxelUNet(n_elements=len(grid.elements), **{**PRESETS[preset], **fields})
+    if preset not in MODELS:
+        raise ValueError(f"model preset {preset!r} is none of {', '.join(MODELS)}")
+    model, preset_fields = MODELS[preset]
+    return model(n_elements=len(grid.elements), **{**preset_fields, **fields})
 
 
 def sample_densities(

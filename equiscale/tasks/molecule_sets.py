@@ -14,6 +14,8 @@ from equiscale.data.stored_molecules import StoredMolecules, open_molecules, spl
 from equiscale.data.voxels import Grid, centre, check_fits
 from equiscale.tasks.task import Streamed
 
+MARGIN = 1.0  # angstrom between an atom and the grid's faces, where its density is down to 0.01
+
 
 class Structures(NamedTuple):
     """Molecules as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise."""
@@ -33,17 +35,25 @@ class MoleculeSplit(NamedTuple):
 
 
 def load_nci(
-    grid: Grid, *, limit: int, max_heavy_atoms: int, validation: float, seed: int, cache_dir: str | None = None
+    grid: Grid,
+    *,
+    limit: int,
+    max_heavy_atoms: int,
+    validation: float,
+    seed: int,
+    margin: float = MARGIN,
+    cache_dir: str | None = None,
 ) -> MoleculeSplit:
     """Real compounds from RDKit's NCI list with ETKDG conformers, kept if they fit `grid` however they are turned.
 
-    `limit` bounds the compounds taken from the list (before the grid's own filter). Raises what `nci.load` and
+    `limit` bounds the compounds taken from the list (before the grid's own filter); atoms keep `margin` angstrom from
+    the grid's faces. Raises what `nci.load` and
     `split` raise, and ValueError if nothing fits.
     """
     molecules, listed = nci.load(
         grid.elements, limit=limit, max_heavy_atoms=max_heavy_atoms, seed=seed, cache_dir=cache_dir
     )
-    fits, fitted = check_fits(molecules, grid)
+    fits, fitted = check_fits(molecules, grid, margin=margin)
     _refuse_nothing(fits, fitted, "enlarge grid.length or lower max_heavy_atoms")
     molecules = molecules.subset(fits)
     train, held_out = split(molecules, validation, seed)
@@ -52,14 +62,16 @@ def load_nci(
     )
 
 
-def load_stored(folder: str, grid: Grid, *, validation: float, most_validation: int, seed: int) -> MoleculeSplit:
+def load_stored(
+    folder: str, grid: Grid, *, validation: float, most_validation: int, seed: int, margin: float = MARGIN
+) -> MoleculeSplit:
     """A set of molecules on disk (made by `experiments.prepare_data`), kept if they fit `grid` however they are turned.
 
     Training molecules stay there; the first `most_validation` of those held out are read. Raises what
     `open_molecules` and `split_compounds` raise, and ValueError if nothing fits.
     """
     molecules = open_molecules(folder)
-    fits, fitted = molecules.mask(lambda some: check_fits(some, grid))
+    fits, fitted = molecules.mask(lambda some: check_fits(some, grid, margin=margin))
     _refuse_nothing(fits, fitted, "enlarge grid.length or add grid.elements")
     molecules = molecules.select(fits)
     train, held_out = split_compounds(molecules, validation, seed)

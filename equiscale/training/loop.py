@@ -66,7 +66,7 @@ def train(
         checkpoints.open_checkpoints(folder, settings.keep, settings.keep_best) as saved,
         StopRequest() as stop,
         Profile(folder, profile) as trace,
-        tqdm(total=settings.steps, desc=title, unit="step", disable=jax.process_index() > 0) as bar,
+        tqdm(total=settings.steps, desc=title, unit="step", mininterval=0.5, disable=jax.process_index() > 0) as bar,
     ):
         state = checkpoints.restore_latest(saved, state) or state
         step = first = int(state.step)

@@ -16,7 +16,7 @@ from equiscale.models.conv3d import conv3d, conv3d_transpose
 # Compiling takes most of the time here, so let it optimise little.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-LAYERS = ((1, 1), (3, 1), (3, 2), (4, 2), (4, "up"))
+LAYERS = ((1, 1), (3, 1), (5, 1), (3, 2), (4, 2), (4, "up"))
 FORMULATIONS = ("direct", "slabs")
 
 
@@ -201,7 +201,7 @@ def test_sharded_gradients_are_those_of_one_device(x64):
     [
         ((4, 4, 4, 2), (3, 3, 3, 2, 2), {}, "3D convolution takes"),
         ((1, 4, 4, 4, 2), (3, 3, 3, 3, 2), {}, "x has 2 channels, but the kernel takes 3"),
-        ((1, 4, 4, 4, 2), (4, 4, 4, 2, 2), {}, r"cube of side \(1, 3\)"),
+        ((1, 4, 4, 4, 2), (4, 4, 4, 2, 2), {}, r"cube of side \(1, 3, 5\)"),
         ((1, 4, 4, 4, 2), (3, 3, 1, 2, 2), {}, "cube"),
         ((1, 4, 4, 4, 2), (3, 3, 3, 2, 2), {"stride": 3}, "stride must be one of"),
         ((1, 4, 4, 4, 2), (3, 3, 3, 2, 2), {"formulation": "fft"}, "formulation must be"),

@@ -291,7 +291,7 @@ def test_half_precision_returns_float32_close_to_it(small):
         ({}, (1, 2, 5, 5, 5), "side 5 cannot be halved 1 times: use a multiple of 2, for instance 6"),
         ({}, (1, 2, 4, 4, 6), "expected a cubic grid"),
         ({}, (1, 5, 4, 4, 4), "n_elements 2, got 5"),
-        ({"kernel_size": 4}, (1, 2, 4, 4, 4), "kernel_size 4 must be odd"),
+        ({"kernel_size": 4}, (1, 2, 4, 4, 4), "kernel_size 4 must be 3 or 5"),
         ({"multiplicities": (4, 0, 1)}, (1, 2, 4, 4, 4), "must be positive"),
     ],
 )

@@ -8,6 +8,7 @@ from equiscale.data.molecules import from_records
 from equiscale.data.voxels import Grid
 from equiscale.models.voxel_unet import VoxelUNet
 from equiscale.tasks import denoise_voxels as task_module
+from equiscale.tasks.augmentations import AUGMENTATIONS
 
 GRID = Grid(8, 1.0, ("C", "H"), radius=1.0)
 
@@ -54,17 +55,47 @@ def test_evaluation_turns_the_noisy_grid_and_an_equivariant_denoiser_has_no_erro
     assert d.percent < 1e-10
 
 
-@pytest.mark.parametrize("augmentation, turned", [("none", False), ("cube", True), ("haar", True)])
+@pytest.mark.parametrize("augmentation, turned", [(name, name != "none") for name in AUGMENTATIONS])
 def test_augmentation_turns_training_molecules_rigidly(augmentation, turned):
     task = make(augmentation, noise_sigma=0.0)
     (train,) = task.train
     _, clean = task.sample(jax.tree.map(lambda a: a[jnp.array([1, 1, 1, 1])], train), jax.random.key(0))
     reference = task_module.densities(GRID, train.positions[:2], train.species[:2])[1]
     assert np.allclose(clean, reference, atol=1e-6) != turned
-    if augmentation == "cube":
+    if augmentation in ("cube", "paper16"):
         orbit = jax.vmap(es.grid, (0, None))(es.octahedral.enumerate().draw(None)[0], reference)
         for grid in clean:
             assert jnp.abs(orbit - grid).max((1, 2, 3, 4)).min() < 1e-5, "turned coordinates are a turned grid"
+
+
+def test_translation_moves_a_whole_molecule_within_its_bound():
+    task = make("none", noise_sigma=0.0, translation=0.5)
+    (train,) = task.train
+    _, clean = task.sample(jax.tree.map(lambda a: a[jnp.zeros(16, int)], train), jax.random.key(0))
+    axis = jnp.asarray(GRID.axis)
+
+    def centroid(density):
+        return (
+            jnp.array([(density.sum(0).sum(other) * axis).sum() for other in ((1, 2), (0, 2), (0, 1))]) / density.sum()
+        )
+
+    still = centroid(task_module.densities(GRID, train.positions[:1], train.species[:1])[0])
+    moved = jax.vmap(centroid)(clean) - still
+    assert 0.3 < jnp.abs(moved).max() < 0.55 and jnp.abs(moved.mean(0)).max() < 0.25
+
+
+@pytest.mark.parametrize("preset", ["cpu_0.3M", "steerable_cpu_0.02M"])
+def test_every_kind_of_model_is_trained_and_measured_alike(preset):
+    """A steerable network obeys the cube from the start; a plain one does not."""
+    grid = Grid(8, 1.0, ("C", "H"), radius=1.0)
+    task = make(model=task_module.make_model(preset, grid, dropout=0.0))
+    params = jax.jit(task.init)(jax.random.key(0))
+    d = jax.jit(task.evaluate)(params, task.validation[0])
+    assert (d.percent < 1e-6) == preset.startswith("steerable")
+    (train,) = task.train
+    batch = task.sample(train, jax.random.key(1))
+    slope = jax.jit(jax.grad(task.loss))(params, batch, jax.random.key(2))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
 def test_noise_follows_the_molecule_and_not_its_batch():
@@ -76,7 +107,7 @@ def test_noise_follows_the_molecule_and_not_its_batch():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="none of none, cube, haar"):
-        make("euler")
+    with pytest.raises(ValueError, match="none of none, cube, paper16, haar, euler"):
+        make("quaternion")
     with pytest.raises(ValueError, match="tiny, small, full"):
         task_module.make_model("huge", GRID)
