@@ -3,17 +3,21 @@
     python -m experiments.measure --workdir=runs/cpu
     python -m experiments.measure --workdir=runs/cpu --step=85 --measure='paper16()' --plug_in
     python -m experiments.measure --workdir=runs/quickstart/none --measure='octahedral.haar(10)' --molecules=200
+    python -m experiments.measure --workdir=runs/cpu --by_element                  # rotation by rotation
 
 --workdir is the folder of one run (for the quickstart, of one arm). Prints the decomposition of the validation loss
 with its standard error and floor, and appends it to measured.jsonl there. Measures are written as in Python:
-paper16(), group.measure(...).
+paper16(), group.measure(...). --by_element compares what is made of each turned input with what is made of the input as
+it is, and with the bound that its reconstruction error is (Eq. 4 of arXiv 2507.09753), and writes by_element-STEP.csv.
 """
 
 import json
 import pathlib
 
 import jax
+import numpy as np
 from absl import app, flags, logging
+from scipy.spatial.transform import Rotation
 
 import equiscale as es
 from equiscale.training.checkpoints import restore_params
@@ -24,6 +28,7 @@ STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (defa
 AVERAGED = flags.DEFINE_bool("averaged", False, "the exponential average of the parameters instead of the raw ones")
 MEASURE = flags.DEFINE_string("measure", "octahedral.enumerate()", "which group elements are averaged over")
 PLUG_IN = flags.DEFINE_bool("plug_in", False, "the biased plug-in numbers that the papers print")
+BY_ELEMENT = flags.DEFINE_bool("by_element", False, "the error of each group element too; needs an enumerated measure")
 MOLECULES = flags.DEFINE_integer("molecules", None, "validation molecules (default: as in training)", lower_bound=1)
 
 
@@ -53,6 +58,40 @@ def run(workdir: pathlib.Path) -> None:
     with (workdir / "measured.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(f"step {step}{', averaged' if AVERAGED.value else ''}: {d}")
+    if BY_ELEMENT.value:
+        by_element(task._replace(symmetry=sym), params, workdir / f"by_element-{step}.csv")
+
+
+def by_element(task, params, path: pathlib.Path) -> None:
+    measure = jax.jit(task.reconstruction)
+    found = sum((measure(params, batch) for batch in task.validation[1:]), measure(params, task.validation[0]))
+    (share, share_error), (error, _) = found.share, found.equivariance
+    turns = np.asarray(task.symmetry.measure.draw(None)).reshape(-1, 3, 3)
+    lines = ["rotation,equivariance_error,share_of_bound,share_of_bound_stderr"]
+    print(f"\nreconstruction error of inputs as they are (the bound): {found.bound:.4g}")
+    print("equivariance error of turned ones, in percent of it:")
+    for i in sorted(range(len(turns)), key=lambda i: share[i]):
+        print(f"  {100 * share[i]:7.2f} ± {200 * share_error[i]:.2f} %   {describe(turns[i])}")
+        lines.append(f"{describe(turns[i])},{error[i]},{share[i]},{share_error[i]}")
+    path.write_text("\n".join(lines) + "\n")
+    print(f"\n{path}")
+
+
+def describe(turn: np.ndarray) -> str:
+    """A rotation as its angle and axis: 90° about x, 120° about x+y-z."""
+    rotation = Rotation.from_matrix(turn)
+    angle = rotation.magnitude()
+    if angle < 1e-6:
+        return "none"
+    axis = rotation.as_rotvec() / angle
+    axis *= np.sign(axis[np.abs(axis) > 1e-6][0]) if np.isclose(angle, np.pi) else 1
+    scaled = axis / np.abs(axis).max()
+    if np.allclose(np.abs(scaled), np.rint(np.abs(scaled)), atol=1e-6):
+        signed = [("+" if s > 0 else "-") + name for s, name in zip(scaled, "xyz", strict=True) if abs(s) > 0.5]
+        where = "".join(signed).removeprefix("+")
+    else:
+        where = " ".join(f"{a:.3f}" for a in axis)
+    return f"{np.degrees(angle):.0f}° about {where}"
 
 
 if __name__ == "__main__":

@@ -34,11 +34,13 @@ def test_training_leaves_a_run_folder(trained):
 
 def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     folder, _ = trained
-    again = ("--step=1", "--measure=octahedral.enumerate()")
+    again = ("--step=1", "--measure=octahedral.enumerate()", "--by_element")
     other = ("--averaged", "--measure=octahedral.haar(3)", "--plug_in", "--molecules=3")
     for arguments in (again, other):
         result = start(f"--workdir={folder / 'run'}", *arguments, cache=folder / "cache", module="measure")
         assert result.returncode == 0, result.stderr[-3000:]
+    table = (folder / "run" / "by_element-1.csv").read_text().splitlines()
+    assert len(table) == 25 and table[1].startswith("none,0.0,0.0") and any("120° about x+y-z" in row for row in table)
     first, second = map(json.loads, (folder / "run" / "measured.jsonl").read_text().splitlines())
     row = read_metrics(folder / "run")[1]
     assert first["percent"] == pytest.approx(row["percent"], rel=1e-3) and first["step"] == 1

@@ -12,6 +12,7 @@ from equiscale.components import Components, components
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients, gradients
+from equiscale.reconstruction import Reconstruction, reconstruction
 from equiscale.reduce import AxisName
 from equiscale.twirl import Symmetry
 
@@ -68,6 +69,11 @@ class Task(NamedTuple):
         """Gradients of the components on a validation batch (of the squared error, whatever the training loss)."""
         x, y, weight = self.pair(batch)
         return gradients(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **axes)
+
+    def reconstruction(self, params: Params, batch: Batch, **settings) -> Reconstruction:
+        """Eq. 4 for each element of the symmetry's measure on a validation batch; results add up."""
+        x, y, weight = self.pair(batch)
+        return reconstruction(lambda x: self.predict(params, x), self.symmetry, x, y, weight=weight, **settings)
 
     def components(self, params: Params, batch: Batch, **settings) -> Components:
         """The components on a validation batch as functions of chosen parameters (`only=...`)."""
