@@ -22,6 +22,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.data.max_heavy_atoms = 16
     config.data.limit = 2_500  # compounds taken from the list, before the grid's filter
     config.data.validation = 0.1
+    config.data.fraction = 1.0  # of the training molecules; smaller ones are parts of larger ones
     config.data.folder = ""  # molecules on disk, made by experiments.prepare_data; "" takes RDKit's NCI list
     config.data.buckets = 1  # padded lengths at most, each compiled once; more save time where sizes differ much
 

@@ -78,6 +78,21 @@ def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
     assert again.returncode != 0 and "delete it, or write to another folder" in again.stderr
 
 
+def test_a_study_runs_what_is_missing_and_outlives_a_failure(tmp_path, trained):
+    study = ("--config=configs/studies/voxmol_percent.py", "--config.scale=smoke", "--only=*fraction=1.0*none*")
+    settings = {"cache": trained[0] / "cache", "module": "study"}
+    broken = start(*study, "--config.base.data.limit=0", f"--workdir={tmp_path / 'broken'}", **settings)
+    assert broken.returncode == 1 and "FAILED: ValueError: limit=0" in broken.stdout
+    for finished in ("0 of them finished", "1 of them finished"):
+        result = start(*study, f"--workdir={tmp_path / 'study'}", **settings)
+        assert result.returncode == 0 and finished in result.stdout, result.stdout + result.stderr[-3000:]
+    assert "Figure 3" in (tmp_path / "study" / "report.html").read_text()
+    listed = start("--list", **settings)
+    assert "voxmol_percent.py" in listed.stdout
+    mistyped = start(*study, "--config.base.data.limitt=0", f"--workdir={tmp_path / 'x'}", **settings)
+    assert mistyped.returncode != 0 and "limitt" in mistyped.stderr and "limit" in mistyped.stderr
+
+
 @pytest.mark.parametrize(
     "text, name",
     [

@@ -1,5 +1,6 @@
 """Figures from rows of `metrics.jsonl`: loss components and percent of equivariance error against training step."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 Rows = Sequence[Mapping[str, Any]]
-COLOURS = ("#1f6feb", "#d1480c", "#2e8b57", "#8250df")
+# Told apart with any colour vision, after Okabe and Ito; beyond them styles of line go on.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+LINES = ("-", "--", ":")
 COMPONENTS = {"total": "total", "mean": "twirled prediction", "equiv": "equivariance error"}
 
 
@@ -31,9 +34,9 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     """Percent of the validation loss that is equivariance error, with two standard errors; below, the floor."""
     figure = Figure(figsize=(7, 5.2), layout="constrained")
     ax, floor = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    for colour, (name, rows) in zip(COLOURS, arms.items(), strict=False):
+    for (line, colour), (name, rows) in zip(itertools.product(LINES, COLOURS), arms.items(), strict=False):
         step, percent, error = (column(rows, c) for c in ("step", "percent", "percent_stderr"))
-        ax.plot(step, percent, "o-", color=colour, label=name, markersize=4)
+        ax.plot(step, percent, line, marker="o", color=colour, label=name, markersize=4)
         low = np.maximum(percent - 2 * error, percent / 10)
         ax.fill_between(step, low, percent + 2 * error, color=colour, alpha=0.2, linewidth=0)
         floor.plot(step, column(rows, "floor"), ":", color=colour)

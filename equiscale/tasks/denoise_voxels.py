@@ -25,6 +25,7 @@ from equiscale.tasks.molecule_sets import (
     MoleculeSplit,
     Structures,
     batches,
+    fraction_of,
     load_nci,
     load_stored,
     structures,
@@ -138,7 +139,7 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
     validation = molecules.validation.subset(np.arange(wanted))
     task = make_task(
         grid,
-        training_sets(molecules.train, config.data.buckets),
+        training_sets(fraction_of(molecules.train, config.data.fraction, config.seed), config.data.buckets),
         structures(validation),
         model=make_model(
             config.model.preset,

@@ -87,6 +87,20 @@ def _refuse_nothing(fits: np.ndarray, report, fix: str) -> None:
         raise ValueError(f"no molecule fits the grid ({report}); {fix}")
 
 
+def fraction_of(molecules: Molecules | StoredMolecules, fraction: float, seed: int) -> Molecules | StoredMolecules:
+    """A random part of the molecules, at least one; of the same seed, a smaller one is part of a larger one.
+
+    Raises ValueError for a fraction that is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"data.fraction={fraction}: give a number above 0 and at most 1")
+    if fraction == 1:
+        return molecules
+    n = len(molecules)
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(1, round(fraction * n))])
+    return molecules.select(rows) if isinstance(molecules, StoredMolecules) else molecules.subset(rows)
+
+
 def structures(molecules: Molecules) -> Structures:
     """Centred positions on the device, with ids counting up."""
     n = len(molecules)

@@ -90,6 +90,16 @@ def test_a_stored_set_is_filtered_and_split(stored):
         )
 
 
+def test_a_fraction_is_part_of_a_larger_one(stored):
+    for molecules in (stored, stored.subset(slice(None))):
+        parts = [molecule_sets.fraction_of(molecules, f, seed=3) for f in (0.01, 0.1, 0.5, 1.0)]
+        assert [len(part) for part in parts] == [1, 6, 30, 60]
+        names = [set((p.subset(slice(None)) if p.__class__ is type(stored) else p).names) for p in parts]
+        assert names[0] < names[1] < names[2] < names[3]
+    with pytest.raises(ValueError, match=r"data\.fraction=0"):
+        molecule_sets.fraction_of(stored, 0.0, seed=0)
+
+
 def test_a_set_of_other_things_is_refused(tmp_path):
     write_set(tmp_path / "set", [({"charge": np.zeros(3)}, {})], "test")
     with pytest.raises(ValueError, match="holds charge: no set of molecules"):

@@ -1,0 +1,120 @@
+"""A study as data: a base config and axes; the runs are all combinations of the axes' values."""
+
+import fnmatch
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from equiscale.training.run_folder import read_metrics
+
+Overrides = Mapping[str, Any]  # dotted fields of a config -> values
+SEED = "seed"  # the axis that is averaged over, not compared
+
+
+class Axis(NamedTuple):
+    """What is varied: `values` maps the label of each choice to the fields it sets."""
+
+    name: str
+    values: Mapping[str, Overrides]
+
+
+class Run(NamedTuple):
+    """One training: its label on each axis, and the fields that differ from the base."""
+
+    labels: Mapping[str, str]
+    overrides: Overrides
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return ",".join(f"{axis}={label}" for axis, label in self.labels.items())
+
+
+class Study(NamedTuple):
+    """A config of `configs/studies`: what is run, and what the report says it is."""
+
+    title: str
+    reproduces: str
+    task: str
+    preset: str  # of the task's config
+    overrides: Overrides  # of all runs
+    axes: Sequence[Axis]
+
+    @classmethod
+    def of(cls, config: ConfigDict, default: ConfigDict) -> "Study":
+        """From a study's config, whose `base` is the task's config that all runs start from; `default` is the task's
+        own of that preset, from which only what differs has to be said.
+        """
+        usual = dict(_leaves(default.to_dict()))
+        overrides = {name: value for name, value in _leaves(config.base.to_dict()) if value != usual[name]}
+        return cls(config.title, config.reproduces, config.base.task, config.base.preset, overrides, config.axes)
+
+    def runs(self, only: str = "*") -> list[Run]:
+        """All combinations, the last axis fastest, whose names match `only`. Raises ValueError if none does."""
+        found = []
+        for choice in itertools.product(*(axis.values.items() for axis in self.axes)):
+            labels = {axis.name: label for axis, (label, _) in zip(self.axes, choice, strict=True)}
+            overrides = dict(self.overrides)
+            for _, fields in choice:
+                overrides |= fields
+            found.append(Run(labels, overrides))
+        matching = [run for run in found if fnmatch.fnmatch(run.name, only)]
+        if not matching:
+            raise ValueError(f"no run matches {only!r}; there are " + "; ".join(run.name for run in found[:8]))
+        return matching
+
+    def arm(self, run: Run) -> str:
+        """What a run is compared as: its labels on the axes that differ between runs, but for the seed."""
+        parts = []
+        for axis in self.axes:
+            label = run.labels[axis.name]
+            if axis.name != SEED and len(axis.values) > 1:
+                parts.append(label if label[:1].isalpha() else f"{axis.name} {label}")
+        return ", ".join(parts) or "all runs"
+
+    def check(self, base: ConfigDict) -> None:
+        """Raises ValueError naming an override that is no field of the task's config."""
+        known = dict(_leaves(base.to_dict()))
+        for run in self.runs():
+            for field in run.overrides:
+                if field not in known:
+                    raise ValueError(f"{field} is no field of configs/{self.task}.py; there are {', '.join(known)}")
+
+
+def one_field(field: str, *values: Any, name: str | None = None) -> Axis:
+    """An axis of a single field, named by its last part, labelled by its values."""
+    return Axis(name or field.split(".")[-1], {str(value): {field: value} for value in values})
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = ""):
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+class Progress(NamedTuple):
+    """How far a run is."""
+
+    step: int
+    steps: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.steps
+
+
+def progress(folder: pathlib.Path) -> Progress | None:
+    """Of the run in a folder; None where none was begun."""
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    steps = json.loads(path.read_text())["training"]["steps"]
+    rows = read_metrics(folder)
+    return Progress(rows[-1]["step"] if rows else 0, steps, rows)

@@ -1,0 +1,129 @@
+"""The report of a study: every run's curve, seeds averaged, and a table of where each arm ended."""
+
+import csv
+import html
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from equiscale.studies.augmentation_report import first_below
+from equiscale.studies.figures import Rows, components_figure, percent_figure
+from equiscale.studies.report import percent_text, save_figure, table, write_report
+from equiscale.studies.sweep import Progress, Study
+
+VALUES = ("total", "mean", "equiv", "percent")
+LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
+MOST_PANELS = 6
+
+
+def over_seeds(curves: Sequence[Rows]) -> list[dict[str, Any]]:
+    """One curve of several: means at the steps that all have, and standard errors.
+
+    Their square is that over validation examples, which seeds may share and so do not lower, plus the variance
+    between seeds over their number.
+    """
+    steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
+    found = []
+    for step in steps:
+        rows = [next(row for row in curve if row["step"] == step) for curve in curves]
+        merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
+        for name in VALUES:
+            values = np.array([row[name] for row in rows])
+            within = np.mean([row[f"{name}_stderr"] ** 2 for row in rows])
+            between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
+            merged |= {name: values.mean().item(), f"{name}_stderr": float(np.sqrt(within + between))}
+        merged["floor"] = float(np.mean([row["floor"] for row in rows]))
+        merged["below_floor"] = all(row["below_floor"] for row in rows)
+        found.append(merged)
+    return found
+
+
+def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Curves of the arms, seeds averaged; `labels` maps a run to its arm."""
+    curves: dict[str, list[Rows]] = {}
+    for name, found in runs.items():
+        if found.rows:
+            curves.setdefault(labels[name], []).append(found.rows)
+    return {arm: over_seeds(seeds) for arm, seeds in curves.items()}
+
+
+def write(
+    workdir: pathlib.Path, study: Study, found: Mapping[str, Progress], failed: Mapping[str, str], command: str
+) -> pathlib.Path:
+    """Figures (PNG and PDF), results.csv and report.html of the runs that have rows, by name; `failed` says why.
+
+    Raises ValueError when no run has any.
+    """
+    runs = {run.name: run for run in study.runs()}
+    arms = by_arm(found, {name: study.arm(run) for name, run in runs.items()})
+    if not arms:
+        raise ValueError(f"no run in {workdir} has measured anything yet: nothing to report")
+    figures = {"percent": percent_figure(arms, study.title)}
+    if len(arms) <= MOST_PANELS:
+        figures["components"] = components_figure(arms, study.title)
+    images = {}
+    for name, figure in figures.items():
+        images[name] = save_figure(figure, workdir / f"{name}.png")
+        figure.savefig(workdir / f"{name}.pdf")
+    rows = [_last(arm, curve) for arm, curve in arms.items()]
+    with (workdir / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished = [f"{name}: step {p.step} of {p.steps}" for name, p in found.items() if not p.done]
+    unfinished += [f"{name}: failed, {why}" for name, why in failed.items()]
+    unfinished += [f"{name}: not begun" for name in runs if name not in found and name not in failed]
+    sections = [("Percent of the loss from equivariance error", images["percent"])]
+    if "components" in images:
+        sections.append(("Loss components", images["components"]))
+    sections.append(("Where each arm ended", _table(rows, arms)))
+    if unfinished:
+        sections.append(("Runs that are not finished", f"<pre>{html.escape(chr(10).join(unfinished))}</pre>"))
+    axes = {axis.name: {label: dict(fields) for label, fields in axis.values.items()} for axis in study.axes}
+    what = {"task": study.task, "preset": study.preset, "overrides": dict(study.overrides), "axes": axes}
+    sections.append(("What was run", f"<pre>{html.escape(command)}\n\n{html.escape(json.dumps(what, indent=2))}</pre>"))
+    path = workdir / "report.html"
+    write_report(path, title=study.title, found=_sentences(study, arms), sections=sections)
+    return path
+
+
+def _last(arm: str, curve: Rows) -> dict[str, Any]:
+    last = curve[-1]
+    row = {"arm": arm, "seeds": last["n_seeds"], "step": last["step"]}
+    for name in VALUES:
+        row |= {name: last[name], f"{name}_stderr": last[f"{name}_stderr"]}
+    return row | {f"first_step_under_{level:g}_percent": first_below(curve, level) for level in LEVELS}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
+    header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
+    header += tuple(f"first under {level:g} %" for level in LEVELS)
+    lines = []
+    for row in rows:
+        curve = arms[row["arm"]]
+        crossings = [row[f"first_step_under_{level:g}_percent"] for level in LEVELS]
+        lines.append(
+            (
+                row["arm"],
+                str(row["seeds"]),
+                str(row["step"]),
+                f"{row['total']:.4g} ± {2 * row['total_stderr']:.1g}",
+                f"{row['mean']:.4g}",
+                percent_text(curve[-1]),
+                percent_text(curve[0]),
+                *("not yet" if step is None else f"step {step}" for step in crossings),
+            )
+        )
+    return table(header, lines) + "<p>± are two standard errors over validation examples and seeds.</p>"
+
+
+def _sentences(study: Study, arms: Mapping[str, Rows]) -> list[str]:
+    ends = [f"{arm}: {percent_text(rows[-1])} at step {rows[-1]['step']}" for arm, rows in arms.items()]
+    measure = next(iter(arms.values()))[-1]["measure"]
+    return [
+        f"{study.reproduces}. Share of the validation loss from imperfect rotation symmetry ({measure}): ",
+        "; ".join(ends) + ".",
+    ]

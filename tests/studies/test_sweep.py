@@ -1,0 +1,111 @@
+"""Studies as data: their runs, the average over seeds, and a report that hides nothing."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from configs import denoise_voxels
+from configs.studies import voxmol_percent
+from equiscale.studies import sweep, sweep_report
+from equiscale.studies.sweep import Axis, Run, Study, one_field
+
+STUDY = Study(
+    "A study",
+    "a figure",
+    "denoise_voxels",
+    "smoke",
+    {"training.steps": 4},
+    (
+        Axis("model", {"plain": {"model.preset": "cpu_0.3M"}, "wide": {"model.preset": "cpu_1M", "seed": 7}}),
+        one_field("data.fraction", 0.5, 1.0),
+        one_field("seed", 0, 1),
+    ),
+)
+
+
+def row(step, percent, total=2.0, stderr=0.1):
+    equiv = percent / 100 * total
+    values = {"total": total, "mean": total - equiv, "equiv": equiv, "percent": percent}
+    errors = {f"{name}_stderr": stderr for name in values}
+    return {"step": step, **values, **errors, "floor": 1e-9, "below_floor": False, "measure": "octahedral.enumerate()"}
+
+
+def write_run(folder, rows, steps=4):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"training": {"steps": steps}}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_runs_are_all_combinations_and_later_axes_win():
+    runs = STUDY.runs()
+    assert len(runs) == len({run.name for run in runs}) == 8
+    assert runs[0].name == "model=plain,fraction=0.5,seed=0"
+    assert runs[-1].overrides == {"training.steps": 4, "model.preset": "cpu_1M", "seed": 1, "data.fraction": 1.0}
+    assert {STUDY.arm(run) for run in runs} == {f"{m}, fraction {f}" for m in ("plain", "wide") for f in ("0.5", "1.0")}
+    assert [run.name for run in STUDY.runs("*wide*0.5*seed=1")] == ["model=wide,fraction=0.5,seed=1"]
+    with pytest.raises(ValueError, match="no run matches 'nothing'; there are model=plain"):
+        STUDY.runs("nothing")
+
+
+def test_a_field_that_the_task_does_not_have_is_named():
+    base = denoise_voxels.get_config("smoke")
+    STUDY.check(base)
+    with pytest.raises(ValueError, match=r"training\.stepz is no field of configs/denoise_voxels\.py"):
+        STUDY._replace(overrides={"training.stepz": 4}).check(base)
+
+
+@pytest.mark.parametrize("scale", voxmol_percent.SCALES)
+def test_every_scale_of_every_study_fits_its_task(scale):
+    config = voxmol_percent.get_config(scale)
+    default = denoise_voxels.get_config(config.base.preset)
+    study = Study.of(config, default)
+    study.check(default)
+    assert study.runs()
+
+
+def test_only_what_differs_from_the_preset_is_said():
+    config = voxmol_percent.get_config("smoke")
+    config.update_from_flattened_dict({"base.training.steps": 9})
+    study = Study.of(config, denoise_voxels.get_config("smoke"))
+    assert study.overrides == {"training.steps": 9, "evaluation.instruments": ()}
+
+
+def test_seeds_are_averaged_with_both_kinds_of_error():
+    curves = [[row(0, 60.0), row(4, p)] for p in (10.0, 14.0, 18.0)] + [[row(0, 60.0), row(2, 30.0), row(4, 14.0)]]
+    first, last = sweep_report.over_seeds(curves)
+    assert (first["step"], last["step"], last["n_seeds"]) == (0, 4, 4)
+    assert last["percent"] == pytest.approx(14.0)
+    between = np.var([10, 14, 18, 14], ddof=1) / 4
+    assert last["percent_stderr"] == pytest.approx(np.sqrt(0.1**2 + between))
+    assert first["percent_stderr"] == pytest.approx(0.1)
+
+
+def test_the_report_says_what_is_there_and_what_is_not(tmp_path):
+    folders = {run.name: tmp_path / "runs" / run.name for run in STUDY.runs()}
+    names = list(folders)
+    for name in names[:2]:
+        write_run(folders[name], [row(0, 60.0), row(1, 9.0), row(4, 0.5)])
+    write_run(folders[names[2]], [row(0, 50.0), row(2, 20.0)])
+    found = {name: p for name, f in folders.items() if (p := sweep.progress(f)) is not None}
+    assert [p.done for p in found.values()] == [True, True, False]
+    path = sweep_report.write(tmp_path, STUDY, found, {names[4]: "out of memory"}, "the command")
+    page = path.read_text()
+    for words in ("step 2 of 4", "failed, out of memory", f"{names[5]}: not begun", "the command", "training.steps"):
+        assert words in page
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["arm"] for r in rows] == ["plain, fraction 0.5", "plain, fraction 1.0"]
+    assert rows[0]["seeds"] == "2" and rows[0]["first_step_under_10_percent"] == "1"
+    assert rows[0]["first_step_under_0.1_percent"] == "" and float(rows[0]["percent"]) == 0.5
+    assert (tmp_path / "percent.png").stat().st_size > 5_000 and (tmp_path / "percent.pdf").exists()
+
+
+def test_nothing_measured_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="nothing to report"):
+        sweep_report.write(tmp_path, STUDY, {}, {}, "")
+
+
+def test_a_run_that_was_not_begun_has_no_progress(tmp_path):
+    assert sweep.progress(tmp_path / Run({"seed": "0"}, {}).name) is None
