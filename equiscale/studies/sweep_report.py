@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from equiscale.studies.augmentation_report import first_below
-from equiscale.studies.figures import Rows, components_figure, percent_figure
+from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.studies.sweep import Progress, Study
 
@@ -35,10 +35,23 @@ def over_seeds(curves: Sequence[Rows]) -> list[dict[str, Any]]:
             within = np.mean([row[f"{name}_stderr"] ** 2 for row in rows])
             between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
             merged |= {name: values.mean().item(), f"{name}_stderr": float(np.sqrt(within + between))}
+        rates = [rate for curve in curves if (rate := _rates(curve))]
+        if len(rates) == len(curves):
+            flop, seconds = np.mean(rates, axis=0)
+            merged |= {"flop": float(step * flop), "train_seconds": float(step * seconds)}
         merged["floor"] = float(np.mean([row["floor"] for row in rows]))
         merged["below_floor"] = all(row["below_floor"] for row in rows)
         found.append(merged)
     return found
+
+
+def _rates(curve: Rows) -> tuple[float, float] | None:
+    """FLOP and seconds a step: the medians over a run's rows, so that a start anew or a busy moment does not count."""
+    known = [row for row in curve if row.get("steps_per_second") and row.get("flops_per_second")]
+    if not known:
+        return None
+    flop = np.median([row["flops_per_second"] / row["steps_per_second"] for row in known])
+    return float(flop), float(np.median([1 / row["steps_per_second"] for row in known]))
 
 
 def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
@@ -61,7 +74,7 @@ def write(
     arms = by_arm(found, {name: study.arm(run) for name, run in runs.items()})
     if not arms:
         raise ValueError(f"no run in {workdir} has measured anything yet: nothing to report")
-    figures = {"percent": percent_figure(arms, study.title)}
+    figures = {"percent": percent_figure(arms, study.title), "cost": cost_figure(arms, study.title)}
     if len(arms) <= MOST_PANELS:
         figures["components"] = components_figure(arms, study.title)
     images = {}
@@ -76,7 +89,10 @@ def write(
     unfinished = [f"{name}: step {p.step} of {p.steps}" for name, p in found.items() if not p.done]
     unfinished += [f"{name}: failed, {why}" for name, why in failed.items()]
     unfinished += [f"{name}: not begun" for name in runs if name not in found and name not in failed]
-    sections = [("Percent of the loss from equivariance error", images["percent"])]
+    sections = [
+        ("Percent of the loss from equivariance error", images["percent"]),
+        ("Loss at equal steps, operations and time", images["cost"]),
+    ]
     if "components" in images:
         sections.append(("Loss components", images["components"]))
     sections.append(("Where each arm ended", _table(rows, arms)))
@@ -95,6 +111,7 @@ def _last(arm: str, curve: Rows) -> dict[str, Any]:
     row = {"arm": arm, "seeds": last["n_seeds"], "step": last["step"]}
     for name in VALUES:
         row |= {name: last[name], f"{name}_stderr": last[f"{name}_stderr"]}
+    row |= {name: last[name] for name in ("flop", "train_seconds") if name in last}
     return row | {f"first_step_under_{level:g}_percent": first_below(curve, level) for level in LEVELS}
 
 

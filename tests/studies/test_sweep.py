@@ -1,7 +1,9 @@
 """Studies as data: their runs, the average over seeds, and a report that hides nothing."""
 
 import csv
+import importlib
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from configs.studies import voxmol_percent
 from equiscale.studies import sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
 
+STUDIES = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 STUDY = Study(
     "A study",
     "a figure",
@@ -56,9 +59,10 @@ def test_a_field_that_the_task_does_not_have_is_named():
         STUDY._replace(overrides={"training.stepz": 4}).check(base)
 
 
-@pytest.mark.parametrize("scale", voxmol_percent.SCALES)
-def test_every_scale_of_every_study_fits_its_task(scale):
-    config = voxmol_percent.get_config(scale)
+@pytest.mark.parametrize("name", [p.stem for p in STUDIES.glob("*.py") if p.stem != "__init__"])
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+def test_every_scale_of_every_study_fits_its_task(name, scale):
+    config = importlib.import_module(f"configs.studies.{name}").get_config(scale)
     default = denoise_voxels.get_config(config.base.preset)
     study = Study.of(config, default)
     study.check(default)
@@ -82,6 +86,14 @@ def test_seeds_are_averaged_with_both_kinds_of_error():
     assert first["percent_stderr"] == pytest.approx(0.1)
 
 
+def test_costs_are_steps_times_what_a_step_costs():
+    rates = [{"steps_per_second": s, "flops_per_second": 100.0 * s} for s in (2.0, 4.0, 8.0)]
+    curve = [row(0, 60.0), *(row(step, 9.0) | r for step, r in zip((1, 2, 6), rates, strict=True))]
+    last = sweep_report.over_seeds([curve, curve])[-1]
+    assert last["flop"] == pytest.approx(600.0) and last["train_seconds"] == pytest.approx(6 / 4)
+    assert "flop" not in sweep_report.over_seeds([curve, [row(0, 60.0), row(6, 9.0)]])[-1]
+
+
 def test_the_report_says_what_is_there_and_what_is_not(tmp_path):
     folders = {run.name: tmp_path / "runs" / run.name for run in STUDY.runs()}
     names = list(folders)
@@ -99,7 +111,11 @@ def test_the_report_says_what_is_there_and_what_is_not(tmp_path):
     assert [r["arm"] for r in rows] == ["plain, fraction 0.5", "plain, fraction 1.0"]
     assert rows[0]["seeds"] == "2" and rows[0]["first_step_under_10_percent"] == "1"
     assert rows[0]["first_step_under_0.1_percent"] == "" and float(rows[0]["percent"]) == 0.5
-    assert (tmp_path / "percent.png").stat().st_size > 5_000 and (tmp_path / "percent.pdf").exists()
+    assert (
+        (tmp_path / "cost.png").exists()
+        and (tmp_path / "percent.png").stat().st_size > 5_000
+        and (tmp_path / "percent.pdf").exists()
+    )
 
 
 def test_nothing_measured_is_an_error(tmp_path):
