@@ -35,5 +35,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("seed", *seeds),
     )
     if scale == "cpu":
-        config.base.training.steps = 300
+        config.base.training.steps = 200
     return config
