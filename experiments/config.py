@@ -45,6 +45,11 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
     return ConfigDict(json.loads(path.read_text()))
 
 
+def augmentation_of(config: ConfigDict) -> str:
+    """Of a run's config: its own, or that of the quickstart's arm it is."""
+    return config.augmentation if "augmentation" in config else config.arm
+
+
 def read_settings(config: ConfigDict) -> Settings:
     """What the training loop is told of a config."""
     return Settings(

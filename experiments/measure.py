@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 import equiscale as es
 from equiscale.training.checkpoints import restore_params
-from experiments.config import parse_measure, read_run, use_cache
+from experiments.config import augmentation_of, parse_measure, read_run, use_cache
 from experiments.train import TASKS, WORKDIR
 
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")
@@ -47,8 +47,7 @@ def run(workdir: pathlib.Path) -> None:
     measure = parse_measure(MEASURE.value)
     if MOLECULES.value is not None:
         config.evaluation.molecules = MOLECULES.value
-    augmentation = config.augmentation if "augmentation" in config else config.arm
-    task = TASKS[config.task](config, augmentation, cache_dir=str(use_cache())).task
+    task = TASKS[config.task](config, augmentation_of(config), cache_dir=str(use_cache())).task
     step, params = restore_params(workdir, STEP.value, averaged=AVERAGED.value)
     sym = es.Symmetry(measure, task.symmetry.act_in, task.symmetry.act_out, task.symmetry.act_target)
     evaluate = jax.jit(lambda params, batch: task._replace(symmetry=sym).evaluate(params, batch, plug_in=PLUG_IN.value))
