@@ -53,7 +53,7 @@ def run(workdir: pathlib.Path, name: str) -> None:
     key = jax.random.key(SEED.value)
     groups = found["seed"].tolist() if seeded else found["chain"].tolist()
     record = {"quality": generation.measure(molecules, split.validation, key=key, known=known, groups=groups)}
-    title = f"{len(molecules):,} molecules, {folder}"
+    title = f"{len(molecules):,} generated molecules, {workdir.name}/{name}"
     quality_figure(record["quality"], title).savefig(folder / "quality.png", dpi=150)
     print(_quality(record["quality"]))
     if seeded and len(found["rotations"]) > 1:

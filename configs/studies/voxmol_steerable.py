@@ -22,8 +22,8 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.base = denoise_voxels.get_config({"cpu": "cpu", "smoke": "smoke"}.get(scale, "tiny"))
     config.base.evaluation.instruments = ()
     plain, steerable = {
-        "cpu": ("cpu_0.07M", "steerable_cpu_0.05M"),
-        "smoke": ("cpu_0.07M", "steerable_cpu_0.02M"),
+        "cpu": ("cpu_0.06M", "steerable_cpu_0.05M"),
+        "smoke": ("cpu_0.06M", "steerable_cpu_0.02M"),
         "gpu": ("tiny", "steerable_2M"),
         "paper": ("tiny", "steerable_10M"),
     }[scale]

@@ -26,7 +26,7 @@ _CPU = {"channel_multipliers": (1, 2, 1), "attention_levels": (False, False, Tru
 # for CPUs are for grids of side 16 to 24, where attention is cheap at a quarter of the side only, and go without
 # dropout; they are named by their number of parameters.
 PRESETS = {
-    "cpu_0.07M": {"n_channels": 4, "n_groups": 4, **_CPU},
+    "cpu_0.06M": {"n_channels": 4, "n_groups": 4, **_CPU},
     "cpu_0.3M": {"n_channels": 8, "n_groups": 8, **_CPU},
     "cpu_1M": {"n_channels": 16, "n_groups": 8, **_CPU},
     "tiny": {"n_channels": 8, "n_groups": 8, **_PUBLISHED},

@@ -29,7 +29,7 @@ def quality_figure(record: Mapping[str, Any], title: str) -> Figure:
         distances.set_xscale("log")
         distances.set_yticks(range(len(names)), names)
         distances.invert_yaxis()
-        distances.set_xlabel("distance to held-out molecules / that of as many of themselves")
+        distances.set_xlabel("distance to held-out molecules,\nover that of as many of themselves (dashed)")
     else:
         distances.axis("off")
     figure.suptitle(title, fontsize=10)
@@ -59,7 +59,9 @@ def consistency_figure(record: Mapping[str, Any], title: str) -> Figure:
             divergence.plot([high, high], [i - 0.35, i + 0.35], color="black", linewidth=1.5)
         divergence.set_yticks(range(len(properties)), properties)
         divergence.invert_yaxis()
-        divergence.set_xlabel("KL(turned | unturned), nats; bar: 95 % of chance alone; orange: p < 0.05")
+        divergence.set_xlabel("KL(turned | unturned), nats\nbar: 95 % of chance alone; orange: p < 0.05")
+        if not any(of["n_valid"] for of in rotations.values()):
+            divergence.text(0.5, 0.5, "no valid molecule", transform=divergence.transAxes, ha="center")
         divergence.grid(alpha=0.25)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -21,7 +21,7 @@ from equiscale.training.state import TrainState
 from tests.test_quickstart import ROOT, start
 
 PEAKS = ("--threshold=0.01", "--max_atoms=200")  # the densities of an untrained network have many low peaks
-CHAINS = ("--chains=6", "--batch=4", "--steps=60", "--jumps=3", "--warmup=10", *PEAKS)
+CHAINS = ("--chains=6", "--batch=4", "--steps=30", "--jumps=3", "--warmup=5", *PEAKS)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def molecules(run, name):
 
 def test_killed_and_started_again_it_ends_the_same(run):
     result = generate(run, "--name=straight", *CHAINS)
-    assert "step 0, averaged parameters; 6 chains of 190 steps from noise" in result.stdout
+    assert "step 0, averaged parameters; 6 chains of 95 steps from noise" in result.stdout
     assert "100.0% of 6 chains gave a molecule" in result.stdout
     command = [sys.executable, "-m", "experiments.generate", f"--workdir={run}", "--name=killed", *CHAINS]
     environment = {**os.environ, "EQUISCALE_CACHE": str(run.parent / "cache"), "XLA_FLAGS": ""}
@@ -69,14 +69,14 @@ def test_killed_and_started_again_it_ends_the_same(run):
     assert a.keys() == b.keys() and len(a["species"]) == 18
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
-    assert a["chain"].tolist() == np.repeat(np.arange(6), 3).tolist() and a["step"].tolist() == [70, 130, 190] * 6
+    assert a["chain"].tolist() == np.repeat(np.arange(6), 3).tolist() and a["step"].tolist() == [35, 65, 95] * 6
     made = json.loads((killed / "generate.json").read_text())
     assert made["counts"]["molecules"] == made["counts"]["jumps"] == 18 and made["versions"]["packages"]["jax"]
     assert made["settings"]["walk"]["sigma"] == 0.1 and not (killed / "parts").exists()
     n_written = (killed / "molecules.sdf").read_text().count("$$$$")
     assert n_written == made["counts"]["sdf"]["written"] > 0
     again = start(f"--workdir={run}", "--name=killed", cache=run.parent / "cache", module="generate")
-    assert again.returncode != 0 and "steps: 60 in the folder, 500 asked for" in again.stderr
+    assert again.returncode != 0 and "steps: 30 in the folder, 500 asked for" in again.stderr
 
 
 def test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run):
