@@ -1,7 +1,6 @@
 """Tests run on 8 simulated devices; examples drawn by hypothesis are the same every time."""
 
 import os
-import pathlib
 import shutil
 import tempfile
 
@@ -13,12 +12,12 @@ import jax
 import pytest
 
 # Many tests compile the same programs: the workers of one run, and the processes they start, share what is compiled.
-RUN = os.environ.setdefault("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-COMPILED = pathlib.Path(tempfile.gettempdir()) / f"equiscale-tests-{RUN}"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+STARTED_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if STARTED_HERE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="equiscale-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=20)
 hypothesis.settings.load_profile("ci")
@@ -31,6 +30,6 @@ def x64():
         yield
 
 
-def pytest_sessionfinish(session):
-    if not hasattr(session.config, "workerinput"):  # the process that started the workers
-        shutil.rmtree(COMPILED, ignore_errors=True)
+def pytest_sessionfinish():
+    if STARTED_HERE:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
