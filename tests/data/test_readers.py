@@ -70,6 +70,7 @@ def test_archives_gzip_and_folders_give_the_same(tmp_path):
         ("cut.tar.xz", b"\xfd7zXZ\x00\x00\x04", "ends early or is damaged"),
         ("empty.sdf", b"no\nmol\nblock\nhere\n$$$$\n", "entry 1"),
     ],
+    ids=["xyz", "md", "gz", "tar", "sdf"],  # content holds the time it was made at, and workers must agree on names
 )
 def test_what_cannot_be_read_is_named_and_counted(name, content, message, tmp_path):
     (tmp_path / name).write_bytes(content)
