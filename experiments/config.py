@@ -8,13 +8,14 @@ import pathlib
 import re
 
 import jax
-from absl import flags
+from absl import flags, logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
 import equiscale as es
 from equiscale.tasks.task import Task
 from equiscale.training.instruments import Instrument, make_instruments
+from equiscale.training.run_folder import flat
 from equiscale.training.settings import Settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -38,11 +39,23 @@ def read_config(flag: flags.FlagHolder, name: str) -> ConfigDict:
 
 
 def read_run(workdir: pathlib.Path) -> ConfigDict:
-    """The configuration a run folder was made with. Raises FileNotFoundError for a folder without one."""
+    """The configuration a run folder was made with; fields that came later have their defaults, which is said.
+
+    Raises FileNotFoundError for a folder without one.
+    """
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make the run first, with python -m experiments.quickstart")
-    return ConfigDict(json.loads(path.read_text()))
+    found = json.loads(path.read_text())
+    name = "quickstart" if "arms" in found else found["task"]
+    usual = importlib.import_module(f"configs.{name}").get_config(found["preset"]).to_dict()
+    later = {field: value for field, value in flat(usual) if field not in dict(flat(found))}
+    if later:
+        logging.warning("%s is from an earlier version; taken by default: %s", path, later)
+    config = ConfigDict(found)
+    with config.unlocked():
+        config.update_from_flattened_dict(later)
+    return config
 
 
 def augmentation_of(config: ConfigDict) -> str:

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from configs import denoise_voxels
 from equiscale.training.run_folder import read_metrics
-from experiments.config import parse_measure
+from experiments.config import parse_measure, read_run
 from tests.test_quickstart import start
 
 
@@ -91,6 +92,18 @@ def test_a_study_runs_what_is_missing_and_outlives_a_failure(tmp_path, trained):
     assert "voxmol_percent.py" in listed.stdout
     mistyped = start(*study, "--config.base.data.limitt=0", f"--workdir={tmp_path / 'x'}", **settings)
     assert mistyped.returncode != 0 and "limitt" in mistyped.stderr and "limit" in mistyped.stderr
+
+
+def test_a_run_of_an_earlier_version_has_later_fields_by_default(tmp_path):
+    config = denoise_voxels.get_config("smoke")
+    config.data.limit = 77
+    older = config.to_dict()
+    del older["data"]["fraction"], older["translation"]
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    found = read_run(tmp_path)
+    assert found.data.fraction == 1.0 and found.translation == 0.0 and found.data.limit == 77
+    with pytest.raises(FileNotFoundError, match="make the run first"):
+        read_run(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from equiscale.training.run_folder import read_metrics
+from equiscale.training.run_folder import flat, read_metrics
 
 Overrides = Mapping[str, Any]  # dotted fields of a config -> values
 SEED = "seed"  # the axis that is averaged over, not compared
@@ -49,8 +49,8 @@ class Study(NamedTuple):
         """From a study's config, whose `base` is the task's config that all runs start from; `default` is the task's
         own of that preset, from which only what differs has to be said.
         """
-        usual = dict(_leaves(default.to_dict()))
-        overrides = {name: value for name, value in _leaves(config.base.to_dict()) if value != usual[name]}
+        usual = dict(flat(default.to_dict()))
+        overrides = {name: value for name, value in flat(config.base.to_dict()) if value != usual[name]}
         return cls(config.title, config.reproduces, config.base.task, config.base.preset, overrides, config.axes)
 
     def runs(self, only: str = "*") -> list[Run]:
@@ -78,7 +78,7 @@ class Study(NamedTuple):
 
     def check(self, base: ConfigDict) -> None:
         """Raises ValueError naming an override that is no field of the task's config."""
-        known = dict(_leaves(base.to_dict()))
+        known = dict(flat(base.to_dict()))
         for run in self.runs():
             for field in run.overrides:
                 if field not in known:
@@ -88,14 +88,6 @@ class Study(NamedTuple):
 def one_field(field: str, *values: Any, name: str | None = None) -> Axis:
     """An axis of a single field, named by its last part, labelled by its values."""
     return Axis(name or field.split(".")[-1], {str(value): {field: value} for value in values})
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = ""):
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 class Progress(NamedTuple):

@@ -72,7 +72,7 @@ def train(
         step = first = int(state.step)
         log = MetricLog(folder, up_to_step=first, tensorboard=tensorboard)
         batches = program.feed.batches(first, settings.steps)
-        bar.update(first)
+        bar.n = bar.initial = bar.last_print_n = first  # steps of an earlier start do not count for the speed
         steps_then, seconds_then, flops = first, 0.0, 0.0
 
         def check(report: Report, step: int) -> None:

@@ -11,7 +11,7 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ def open_run(folder: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Pa
 
 
 def _refuse_other_config(old: Mapping, new: Mapping, folder: pathlib.Path) -> None:
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = dict(flat(old)), dict(flat(new))
     lines = [
         f"  {name}: {before.get(name, 'absent')!r} in the folder, {after.get(name, 'absent')!r} asked for"
         for name in sorted(before.keys() | after.keys())
@@ -56,10 +56,11 @@ def _refuse_other_config(old: Mapping, new: Mapping, folder: pathlib.Path) -> No
         )
 
 
-def _flat(tree: Any, prefix: str = ""):
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested mapping with their dotted names: what a config's fields are called on a command line."""
     if isinstance(tree, Mapping):
         for name, value in tree.items():
-            yield from _flat(value, f"{prefix}.{name}" if prefix else name)
+            yield from flat(value, f"{prefix}.{name}" if prefix else name)
     else:
         yield prefix, tree
 
