@@ -69,7 +69,7 @@ def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
     fields = (f"--config.data.folder={tmp_path / 'set'}", "--config.data.buckets=2", "--config.data.validation=0.2")
     result = start(
         "--config.preset=smoke", *fields, f"--workdir={tmp_path / 'run'}", "--tensorboard", "--profile=2,3",
-        "--config.evaluation.at=(2,)", cache=trained[0] / "cache", module="train",
+        "--config.evaluation.at=(2,)", "--config.evaluation.instruments=()", cache=trained[0] / "cache", module="train",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert "40 molecules in" in result.stdout
