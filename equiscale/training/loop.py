@@ -182,6 +182,8 @@ def _shown(row: dict[str, Any], rates: dict[str, float | None]) -> dict[str, str
     shown = {"loss": f"{row['total']:.3g}", "equiv": f"{row['percent']:.2f}%"}
     if rates["examples_per_second"]:
         shown["ex/s"] = f"{rates['examples_per_second']:.3g}"
+    if rates["flops_per_second"]:
+        shown["FLOP/s"] = f"{rates['flops_per_second']:.2g}"
     if rates["share_of_peak"]:
         shown["peak"] = f"{100 * rates['share_of_peak']:.0f}%"
     return shown

@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 
 def soak(folder, whole, kills, seed):
-    """Kill at random moments of the run until `kills` of them have hit, then let it end."""
+    """Kill at random moments of the run until `kills` of them have hit, then let it end; how many hit."""
     uninterrupted, seconds = whole
     rng, done = random.Random(seed), 0
     while done < kills:
@@ -63,16 +63,18 @@ def soak(folder, whole, kills, seed):
                 path.rmdir() if path.is_dir() else path.unlink()
     process = start(folder)
     assert process.wait() == 0, process.stderr.read()[-2000:]
-    same_end(folder, uninterrupted)
+    return done
 
 
 def test_killed_at_random_moments_it_ends_the_same(whole, tmp_path):
-    soak(tmp_path, whole, kills=3, seed=0)
+    assert soak(tmp_path, whole, kills=3, seed=0) == 3
+    same_end(tmp_path, whole[0])
 
 
 @pytest.mark.slow
 def test_killed_twenty_times_it_ends_the_same(whole, tmp_path):
-    soak(tmp_path, whole, kills=20, seed=1)
+    assert soak(tmp_path, whole, kills=20, seed=1) == 20
+    same_end(tmp_path, whole[0])
 
 
 def test_sigterm_saves_and_leaves_and_the_handler_before_comes_back(tmp_path, monkeypatch):
