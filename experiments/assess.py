@@ -13,29 +13,24 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from equiscale.data.molecules import Molecules
 from equiscale.studies import generation
 from equiscale.studies.generation_figures import consistency_figure, quality_figure
 from equiscale.studies.molecule_statistics import statistics
+from equiscale.studies.rotation_names import rotation_name
 from equiscale.training.run_folder import write_json
-from experiments.config import augmentation_of, read_run, use_cache
-from experiments.measure import describe
-from experiments.train import TASKS, WORKDIR
+from experiments.config import command, read_run
+from experiments.train import WORKDIR, load_experiment
 
 NAME = flags.DEFINE_string("name", "samples", "folder under WORKDIR/generated")
 SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
-    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
-    try:
+    with command(argv):
         run(pathlib.Path(WORKDIR.value), NAME.value)
-    except (FileNotFoundError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
 
 
 def run(workdir: pathlib.Path, name: str) -> None:
@@ -44,7 +39,7 @@ def run(workdir: pathlib.Path, name: str) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make it first, with python -m experiments.generate")
     config = read_run(workdir)
-    split = TASKS[config.task](config, augmentation_of(config), cache_dir=str(use_cache())).molecules
+    split = load_experiment(config).molecules
     with np.load(path) as f:
         found = {key: f[key] for key in f.files}
     molecules = Molecules(found["positions"], found["species"], _names(found), "generated")
@@ -57,7 +52,7 @@ def run(workdir: pathlib.Path, name: str) -> None:
     quality_figure(record["quality"], title).savefig(folder / "quality.png", dpi=150)
     print(_quality(record["quality"]))
     if seeded and len(found["rotations"]) > 1:
-        labels = [describe(g) for g in found["rotations"]]
+        labels = [rotation_name(g) for g in found["rotations"]]
         rows = {label: np.flatnonzero(found["rotation"] == i) for i, label in enumerate(labels)}
         sets = {label: statistics(molecules.subset(r)) for label, r in rows.items()}
         seeds = {label: found["seed"][r].tolist() for label, r in rows.items()}

@@ -1,6 +1,7 @@
 """Reading `--config` flags: a preset first, then what was overridden on the command line."""
 
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -8,7 +9,7 @@ import pathlib
 import re
 
 import jax
-from absl import flags, logging
+from absl import app, flags, logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
@@ -19,6 +20,21 @@ from equiscale.training.run_folder import flat
 from equiscale.training.settings import Settings
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+@contextlib.contextmanager
+def command(argv: list[str]):
+    """Around the work of a command: no stray arguments, quiet libraries, and what a user can mend told in a line.
+
+    Raises app.UsageError for stray arguments and in the place of FileNotFoundError, FileExistsError and ValueError.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
+    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, ValueError) as error:
+        raise app.UsageError(str(error)) from error
 
 
 def define_config(name: str) -> flags.FlagHolder:
@@ -56,11 +72,6 @@ def read_run(workdir: pathlib.Path) -> ConfigDict:
     with config.unlocked():
         config.update_from_flattened_dict(later)
     return config
-
-
-def augmentation_of(config: ConfigDict) -> str:
-    """Of a run's config: its own, or that of the quickstart's arm it is."""
-    return config.augmentation if "augmentation" in config else config.arm
 
 
 def read_settings(config: ConfigDict) -> Settings:

@@ -47,8 +47,8 @@ from equiscale.training.checkpoints import restore_params
 from equiscale.training.devices import evaluation_mesh, everywhere, make_mesh
 from equiscale.training.interrupt import Stopped, StopRequest
 from equiscale.training.run_folder import open_run, versions, write_json
-from experiments.config import augmentation_of, read_run, use_cache
-from experiments.train import TASKS, WORKDIR
+from experiments.config import command, read_run
+from experiments.train import WORKDIR, load_experiment
 
 NAME = flags.DEFINE_string("name", None, "folder under WORKDIR/generated (default: samples, or seeded with seeds)")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "training step of the checkpoint (default: the last)")
@@ -79,13 +79,8 @@ class Chains(NamedTuple):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
-    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
-    try:
+    with command(argv):
         run(pathlib.Path(WORKDIR.value))
-    except (FileNotFoundError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
 
 
 def run(workdir: pathlib.Path) -> None:
@@ -99,7 +94,7 @@ def run(workdir: pathlib.Path) -> None:
     walk_jump.check(walk)
     averaged = config.training.ema_decay > 0 if AVERAGED.value is None else AVERAGED.value
     step, params = restore_params(workdir, CHECKPOINT.value, averaged=averaged)
-    experiment = TASKS[config.task](config, augmentation_of(config), cache_dir=str(use_cache()))
+    experiment = load_experiment(config)
 
     turns = rotations(int(ROTATIONS.value)) if seeded else np.eye(3)[None]
     chains = from_seeds(len(experiment.validation), len(turns)) if seeded else from_noise(CHAINS.value or 100)

@@ -12,11 +12,11 @@ names there are. The run folder receives latents.json, latents.png and latents_t
 
 import pathlib
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from equiscale.studies import latent_figures, latent_study
 from equiscale.training.run_folder import write_json
-from experiments.config import read_run, use_cache
+from experiments.config import command, read_run, use_cache
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of a finished quickstart")
 LATENT = flags.DEFINE_string("latent", "*/middle_2", "the intermediate to measure, by name or glob; a cubic grid")
@@ -26,15 +26,10 @@ MOLECULES = flags.DEFINE_integer("molecules", 200, "molecules to measure on, hel
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
-    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
-    if not all(step.isdigit() for step in STEPS.value):
-        raise app.UsageError(f"--steps={','.join(STEPS.value)}: give whole numbers, e.g. --steps=0,85,500")
-    try:
+    with command(argv):
+        if not all(step.isdigit() for step in STEPS.value):
+            raise ValueError(f"--steps={','.join(STEPS.value)}: give whole numbers, e.g. --steps=0,85,500")
         run(pathlib.Path(WORKDIR.value))
-    except (FileNotFoundError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
 
 
 def run(workdir: pathlib.Path) -> None:

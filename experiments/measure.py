@@ -16,13 +16,13 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags, logging
-from scipy.spatial.transform import Rotation
+from absl import app, flags
 
 import equiscale as es
+from equiscale.studies.rotation_names import rotation_name
 from equiscale.training.checkpoints import restore_params
-from experiments.config import augmentation_of, parse_measure, read_run, use_cache
-from experiments.train import TASKS, WORKDIR
+from experiments.config import command, parse_measure, read_run
+from experiments.train import WORKDIR, load_experiment
 
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")
 AVERAGED = flags.DEFINE_bool("averaged", False, "the exponential average of the parameters instead of the raw ones")
@@ -33,13 +33,8 @@ MOLECULES = flags.DEFINE_integer("molecules", None, "validation molecules (defau
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
-    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
-    try:
+    with command(argv):
         run(pathlib.Path(WORKDIR.value))
-    except (FileNotFoundError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
 
 
 def run(workdir: pathlib.Path) -> None:
@@ -47,7 +42,7 @@ def run(workdir: pathlib.Path) -> None:
     measure = parse_measure(MEASURE.value)
     if MOLECULES.value is not None:
         config.evaluation.molecules = MOLECULES.value
-    task = TASKS[config.task](config, augmentation_of(config), cache_dir=str(use_cache())).task
+    task = load_experiment(config).task
     step, params = restore_params(workdir, STEP.value, averaged=AVERAGED.value)
     sym = es.Symmetry(measure, task.symmetry.act_in, task.symmetry.act_out, task.symmetry.act_target)
     evaluate = jax.jit(lambda params, batch: task._replace(symmetry=sym).evaluate(params, batch, plug_in=PLUG_IN.value))
@@ -70,27 +65,10 @@ def by_element(task, params, path: pathlib.Path) -> None:
     print(f"\nreconstruction error of inputs as they are (the bound): {found.bound:.4g}")
     print("equivariance error of turned ones, in percent of it:")
     for i in sorted(range(len(turns)), key=lambda i: share[i]):
-        print(f"  {100 * share[i]:7.2f} ± {200 * share_error[i]:.2f} %   {describe(turns[i])}")
-        lines.append(f"{describe(turns[i])},{error[i]},{share[i]},{share_error[i]}")
+        print(f"  {100 * share[i]:7.2f} ± {200 * share_error[i]:.2f} %   {rotation_name(turns[i])}")
+        lines.append(f"{rotation_name(turns[i])},{error[i]},{share[i]},{share_error[i]}")
     path.write_text("\n".join(lines) + "\n")
     print(f"\n{path}")
-
-
-def describe(turn: np.ndarray) -> str:
-    """A rotation as its angle and axis: 90° about x, 120° about x+y-z."""
-    rotation = Rotation.from_matrix(turn)
-    angle = rotation.magnitude()
-    if angle < 1e-6:
-        return "none"
-    axis = rotation.as_rotvec() / angle
-    axis *= np.sign(axis[np.abs(axis) > 1e-6][0]) if np.isclose(angle, np.pi) else 1
-    scaled = axis / np.abs(axis).max()
-    if np.allclose(np.abs(scaled), np.rint(np.abs(scaled)), atol=1e-6):
-        signed = [("+" if s > 0 else "-") + name for s, name in zip(scaled, "xyz", strict=True) if abs(s) > 0.5]
-        where = "".join(signed).removeprefix("+")
-    else:
-        where = " ".join(f"{a:.3f}" for a in axis)
-    return f"{np.degrees(angle):.0f}° about {where}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import json
 import pathlib
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from equiscale.studies import curvature_study as study
 from equiscale.studies import instrument_figures as figures
 from equiscale.tasks import denoise_voxels
 from equiscale.training.checkpoints import restore_params
-from experiments.config import read_run, use_cache
+from experiments.config import command, read_run, use_cache
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of a run that the quickstart has made")
 ARM = flags.DEFINE_string("arm", None, "subfolder of the arm whose Hessians are made (default: the first)")
@@ -38,19 +38,14 @@ HALF_WIDTH = flags.DEFINE_integer("half_width", 8, "points of the plane each way
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
-    logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
     workdir = pathlib.Path(WORKDIR.value)
-    try:
+    with command(argv):
         config = read_run(workdir)
         arms = list(config.arms.values())
         arm = ARM.value or arms[0]
         if arm not in arms:
             raise ValueError(f"--arm {arm!r} is none of {', '.join(arms)}")
         run(workdir, config, arm)
-    except (FileNotFoundError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
 
 
 def run(workdir: pathlib.Path, config: ConfigDict, arm: str) -> None:

@@ -23,7 +23,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from equiscale.studies import sweep, sweep_report
-from experiments.config import CONFIGS
+from experiments.config import CONFIGS, command
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the study: a file of configs/studies")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study; an interrupted one goes on")
@@ -34,17 +34,13 @@ JOBS = flags.DEFINE_integer("jobs", 1, "runs at the same time, as processes of t
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
-    if LIST.value:
-        list_studies()
-        return
-    if CONFIG.value is None or WORKDIR.value is None:
-        raise app.UsageError("--config and --workdir are needed; --list shows the studies there are")
-    try:
+    with command(argv):
+        if LIST.value:
+            list_studies()
+            return
+        if CONFIG.value is None or WORKDIR.value is None:
+            raise ValueError("--config and --workdir are needed; --list shows the studies there are")
         failed = run(_study(), pathlib.Path(WORKDIR.value).absolute())
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
     sys.exit(1 if failed else 0)
 
 
@@ -77,7 +73,7 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     if DRY_RUN.value:
         for r in runs:
             print(f"{_state(sweep.progress(folders[r.name])):>16}  {r.name}")
-            print(f"{'':>18}{shlex.join(command(study, r, folders[r.name]))}")
+            print(f"{'':>18}{shlex.join(training_command(study, r, folders[r.name]))}")
         return {}
     todo = [r for r in runs if not ((p := sweep.progress(folders[r.name])) and p.done)]
     print(f"{study.title}: {len(runs)} runs, {len(runs) - len(todo)} of them finished", flush=True)
@@ -98,7 +94,7 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     return failed
 
 
-def command(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> list[str]:
+def training_command(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> list[str]:
     fields = [f"--config.{name}={value}" for name, value in r.overrides.items()]
     return ["python", "-m", "experiments.train", f"--workdir={folder}", f"--config.preset={study.preset}", *fields]
 
@@ -108,9 +104,8 @@ def train(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{r.name}: started, output in {folder / 'log.txt'}", flush=True)
     with (folder / "log.txt").open("a") as log:
-        done = subprocess.run(
-            [sys.executable, *command(study, r, folder)[1:]], stdout=log, stderr=subprocess.STDOUT, cwd=CONFIGS.parent
-        )
+        words = [sys.executable, *training_command(study, r, folder)[1:]]
+        done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, cwd=CONFIGS.parent)
     if done.returncode == 0:
         return None
     lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()

@@ -50,6 +50,12 @@ flags.register_validator(
 TASKS = {"denoise_voxels": denoise_voxels.from_config}
 
 
+def load_experiment(config) -> denoise_voxels.Experiment:
+    """The task, molecules and model of a run's config."""
+    augmentation = config.augmentation if "augmentation" in config else config.arm  # of an arm of the quickstart
+    return TASKS[config.task](config, augmentation, cache_dir=str(use_cache()))
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
@@ -60,9 +66,8 @@ def main(argv):
 
 
 def run(config, workdir: pathlib.Path) -> None:
-    cache = use_cache()
     open_run(workdir, config.to_dict())
-    experiment = TASKS[config.task](config, config.augmentation, cache_dir=str(cache))
+    experiment = load_experiment(config)
     settings = read_settings(config)
     if jax.process_index() == 0:
         print("\n".join(experiment.molecules.reports))

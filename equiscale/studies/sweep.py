@@ -13,6 +13,7 @@ from equiscale.training.run_folder import flat, read_metrics
 
 Overrides = Mapping[str, Any]  # dotted fields of a config -> values
 SEED = "seed"  # the axis that is averaged over, not compared
+SCALES = ("cpu", "gpu", "paper", "smoke")  # minutes on 2 cores, hours, published sizes and steps, seconds for tests
 
 
 class Axis(NamedTuple):
@@ -83,6 +84,16 @@ class Study(NamedTuple):
             for field in run.overrides:
                 if field not in known:
                     raise ValueError(f"{field} is no field of configs/{self.task}.py; there are {', '.join(known)}")
+
+
+def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> ConfigDict:
+    """A study's config but for its axes. Raises ValueError for a scale that is none of `SCALES`."""
+    if scale not in SCALES:
+        raise ValueError(f"scale {scale!r} is none of {', '.join(SCALES)}")
+    config = ConfigDict({"scale": scale, "title": title, "reproduces": reproduces})
+    config.base = base
+    config.base.evaluation.instruments = ()  # a study compares losses; the instruments would take most of its time
+    return config
 
 
 def one_field(field: str, *values: Any, name: str | None = None) -> Axis:

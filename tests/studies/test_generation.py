@@ -5,23 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from equiscale.data.molecules import Molecules, Skipped, join
+from equiscale.data.molecules import Skipped, join
 from equiscale.studies import generation as G
 from equiscale.studies import generation_metrics as metrics
-from equiscale.studies.molecule_statistics import PROPERTIES, Statistics, of_perceived, statistics
-from tests.studies.generated import conformers, garbage, hand, nothing
+from equiscale.studies.molecule_statistics import PROPERTIES, of_perceived, statistics
+from tests.studies.generated import garbage, hand, nothing
 
 KEY = jax.random.key(123)  # of a stream that no test draws its data from
-
-
-@pytest.fixture(scope="module")
-def molecules() -> Molecules:
-    return conformers()
-
-
-@pytest.fixture(scope="module")
-def real(molecules) -> Statistics:
-    return statistics(molecules)
 
 
 def numbers_of(record):

@@ -7,19 +7,8 @@ from scipy.stats import wasserstein_distance
 
 from equiscale.data.molecules import Molecules, from_records
 from equiscale.studies import generation_metrics as metrics
-from equiscale.studies.molecule_statistics import PROPERTIES, Statistics, is_stable, statistics
-from tests.studies.generated import Chem, conformers, garbage, hand
-
-
-@pytest.fixture(scope="module")
-def molecules() -> Molecules:
-    return conformers()
-
-
-@pytest.fixture(scope="module")
-def real(molecules) -> Statistics:
-    return statistics(molecules)
-
+from equiscale.studies.molecule_statistics import PROPERTIES, is_stable, statistics
+from tests.studies.generated import Chem, garbage, hand
 
 # --- statistics and shares -------------------------------------------------------------------------------------------
 

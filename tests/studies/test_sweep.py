@@ -60,7 +60,7 @@ def test_a_field_that_the_task_does_not_have_is_named():
 
 
 @pytest.mark.parametrize("name", [p.stem for p in STUDIES.glob("*.py") if p.stem != "__init__"])
-@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu", "paper"])
+@pytest.mark.parametrize("scale", sweep.SCALES)
 def test_every_scale_of_every_study_fits_its_task(name, scale):
     config = importlib.import_module(f"configs.studies.{name}").get_config(scale)
     default = denoise_voxels.get_config(config.base.preset)
