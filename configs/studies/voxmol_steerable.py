@@ -1,4 +1,4 @@
-"""Does a steerable network pay? The same task and data, about as many parameters; loss at equal steps, FLOP and time."""
+"""Does a steerable network pay? Same task, same data, equal parameters; loss at equal steps, FLOP and time."""
 
 from ml_collections import ConfigDict
 
