@@ -39,7 +39,7 @@ def run(workdir: pathlib.Path, name: str) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: make it first, with python -m experiments.generate")
     config = read_run(workdir)
-    split = load_experiment(config).molecules
+    split = load_experiment(config, "denoise_voxels").molecules
     with np.load(path) as f:
         found = {key: f[key] for key in f.files}
     molecules = Molecules(found["positions"], found["species"], _names(found), "generated")

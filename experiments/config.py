@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 
 import jax
 from absl import app, flags, logging
@@ -42,14 +43,17 @@ def define_config(name: str) -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", str(CONFIGS / f"{name}.py"), "the experiment's configuration")
 
 
-def read_config(flag: flags.FlagHolder, name: str) -> ConfigDict:
-    """The config of the preset asked for, with single fields overridden by the command line."""
+def read_config(flag: flags.FlagHolder, variant: str = "preset") -> ConfigDict:
+    """The config of the preset asked for, with single fields overridden by the command line.
+
+    `variant` is the field that is get_config's argument.
+    """
+    path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS[flag.name]))
     overrides = config_flags.get_override_values(flags.FLAGS[flag.name])
-    preset = flag.value.preset
     try:
-        config = importlib.import_module(f"configs.{name}").get_config(preset)
+        config = runpy.run_path(str(path), run_name=path.stem)["get_config"](flag.value[variant])
     except ValueError as error:
-        raise flags.IllegalFlagValueError(f"--config.preset: {error}") from error
+        raise flags.IllegalFlagValueError(f"--config.{variant}: {error}") from error
     config.update_from_flattened_dict(overrides)
     return config
 

@@ -94,7 +94,7 @@ def run(workdir: pathlib.Path) -> None:
     walk_jump.check(walk)
     averaged = config.training.ema_decay > 0 if AVERAGED.value is None else AVERAGED.value
     step, params = restore_params(workdir, CHECKPOINT.value, averaged=averaged)
-    experiment = load_experiment(config)
+    experiment = load_experiment(config, "denoise_voxels")
 
     turns = rotations(int(ROTATIONS.value)) if seeded else np.eye(3)[None]
     chains = from_seeds(len(experiment.validation), len(turns)) if seeded else from_noise(CHAINS.value or 100)

@@ -36,7 +36,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; see --help")
     logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
-    config = read_config(CONFIG, "quickstart")
+    config = read_config(CONFIG)
     run(config, pathlib.Path(WORKDIR.value))
 
 
@@ -52,7 +52,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
         experiment = denoise_voxels.from_config(config, augmentation, cache_dir=str(cache))
         task = experiment.task
         if not folders:
-            print("\n".join(experiment.molecules.reports), flush=True)
+            print("\n".join(experiment.reports), flush=True)
         folders[label] = augmentation
         folder = open_run(workdir / augmentation, {**config.to_dict(), "arm": augmentation})
         instruments = read_instruments(config, task, mesh)
@@ -79,7 +79,7 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
             "task": f"denoising voxelised NCI molecules, {config.grid.length}³ grid of {config.grid.resolution:g} Å, "
             f"{n_parameters(params['untrained']):,} parameters",
             "molecules": f"{len(experiment.molecules.train):,} to train on, {len(experiment.validation)} for "
-            "validation; " + "; ".join(experiment.molecules.reports),
+            "validation; " + "; ".join(experiment.reports),
             "gradients": f"{few} validation molecules x 24 rotations",
             "curvature": f"{few} training molecules x 24 rotations, parameters {config.evaluation.curvature_of}",
             "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",

@@ -23,7 +23,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from equiscale.studies import sweep, sweep_report
-from experiments.config import CONFIGS, command
+from experiments.config import CONFIGS, command, read_config
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the study: a file of configs/studies")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study; an interrupted one goes on")
@@ -46,10 +46,7 @@ def main(argv):
 
 def _study() -> sweep.Study:
     """The study at the scale asked for, with single fields overridden by the command line."""
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    config = importlib.import_module(f"configs.studies.{path.stem}").get_config(CONFIG.value.scale)
-    config.update_from_flattened_dict(overrides)
+    config = read_config(CONFIG, "scale")
     return sweep.Study.of(config, _default(config))
 
 
@@ -96,7 +93,8 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
 
 def training_command(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> list[str]:
     fields = [f"--config.{name}={value}" for name, value in r.overrides.items()]
-    return ["python", "-m", "experiments.train", f"--workdir={folder}", f"--config.preset={study.preset}", *fields]
+    start = ["python", "-m", "experiments.train", f"--workdir={folder}", f"--config=configs/{study.task}.py"]
+    return [*start, f"--config.preset={study.preset}", *fields]
 
 
 def train(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> str | None:

@@ -3,6 +3,7 @@
     python -m experiments.train --workdir=runs/cpu
     python -m experiments.train --workdir=runs/tiny --config.preset=tiny --config.model.dtype=bfloat16
     python -m experiments.train --workdir=runs/none --config.augmentation=none
+    python -m experiments.train --workdir=runs/mine --config=configs/denoise_voxels.py   # any file of configs/
 
 The run folder receives config.json, versions.json, metrics.jsonl (one row an evaluation: the decomposed validation
 loss of raw and averaged parameters, the components' gradients, speed and where time went) and checkpoints. Started
@@ -47,13 +48,17 @@ flags.register_validator(
     message="give two steps, the first and the one after the last, as in --profile=100,105",
 )
 
-TASKS = {"denoise_voxels": denoise_voxels.from_config}
+TASKS = {"denoise_voxels": denoise_voxels}  # modules with `from_config`; each has a file of its name in configs/
 
 
-def load_experiment(config) -> denoise_voxels.Experiment:
-    """The task, molecules and model of a run's config."""
+def load_experiment(config, only: str | None = None):
+    """The task, data and model of a run's config. Raises ValueError if its task is not the `only` one that will do."""
+    if config.task not in TASKS:
+        raise ValueError(f"task {config.task!r} is none of {', '.join(TASKS)}")
+    if only is not None and config.task != only:
+        raise ValueError(f"this command is for runs of {only}, and this run's task is {config.task}")
     augmentation = config.augmentation if "augmentation" in config else config.arm  # of an arm of the quickstart
-    return TASKS[config.task](config, augmentation, cache_dir=str(use_cache()))
+    return TASKS[config.task].from_config(config, augmentation, cache_dir=str(use_cache()))
 
 
 def main(argv):
@@ -62,7 +67,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)  # of the libraries' own reports
     if DISTRIBUTED.value:
         start_processes()
-    run(read_config(CONFIG, "denoise_voxels"), pathlib.Path(WORKDIR.value))
+    run(read_config(CONFIG), pathlib.Path(WORKDIR.value))
 
 
 def run(config, workdir: pathlib.Path) -> None:
@@ -70,7 +75,7 @@ def run(config, workdir: pathlib.Path) -> None:
     experiment = load_experiment(config)
     settings = read_settings(config)
     if jax.process_index() == 0:
-        print("\n".join(experiment.molecules.reports))
+        print("\n".join(experiment.reports))
         print(parameter_table(jax.eval_shape(experiment.task.init, jax.random.key(0))))
         print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)", flush=True)
     mesh = make_mesh()

@@ -122,6 +122,11 @@ class Experiment(NamedTuple):
     molecules: MoleculeSplit
     validation: Molecules  # those that are measured
 
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Where the data is from and what was left out."""
+        return self.molecules.reports
+
 
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
     """The configured task with one of its augmentations; molecules come from the cache where it has them.
