@@ -48,11 +48,14 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.training.b1 = 0.9  # the published 0.99 averages over more steps than a short run has to spare
     config.training.weight_decay = 1e-2
     config.training.warmup = 10
+    config.training.clip = 0.0  # largest norm of a gradient; 0 clips none
     config.training.ema_decay = 0.0
     config.training.accumulate = 1
     config.training.fsdp = False
     config.training.skip_nonfinite = False
     config.training.save_every = 0
+    config.training.keep = 2  # checkpoints, the last ones; 0 keeps all
+    config.training.keep_best = 0  # and so many of the lowest validation loss
 
     config.evaluation = ConfigDict()
     config.evaluation.molecules = 24

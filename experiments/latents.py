@@ -1,7 +1,8 @@
-"""Do latents learn to respect rotations? Measures a latent of a finished quickstart along its training.
+"""Do latents learn to respect rotations? Measures a latent of a quickstart or of a single run along its training.
 
     python -m experiments.latents --workdir=runs/quickstart
     python -m experiments.latents --workdir=runs/quickstart --latent='*/down_2' --arms=cube --steps=0,85,500
+    python -m experiments.latents --workdir=runs/tiny      # a run of experiments.train with --config.training.keep=0
 
 For the untrained network and log-spaced checkpoints of each arm: how far the latent of a turned molecule is the turned
 latent (cosines, by axis and angle), how far its mean over voxels stays the same (the published cosine), and how
@@ -18,7 +19,7 @@ from equiscale.studies import latent_figures, latent_study
 from equiscale.training.run_folder import write_json
 from experiments.config import command, read_run, use_cache
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of a finished quickstart")
+WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of a quickstart or of a run")
 LATENT = flags.DEFINE_string("latent", "*/middle_2", "the intermediate to measure, by name or glob; a cubic grid")
 ARMS = flags.DEFINE_list("arms", [], "arms to measure, by folder, e.g. cube,none; default: all")
 STEPS = flags.DEFINE_list("steps", [], "checkpoints to measure, e.g. 0,85,500; default: the untrained and 4 others")

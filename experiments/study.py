@@ -5,8 +5,9 @@
     python -m experiments.study --config=configs/studies/voxmol_percent.py --config.scale=gpu --workdir=... --jobs=2
     python -m experiments.study --config=... --workdir=... --dry_run --only='*augmentation=none*'
 
-Every run is a folder of experiments.train under WORKDIR/runs and a process of its own: what is finished is not run
-again, what was interrupted goes on, what fails (its output is in log.txt) does not stop the others. The report is drawn
+Every run is a folder of experiments.train under WORKDIR/runs and a process of its own, followed by what the study
+measures of each (generated molecules, latents): what is finished is not run again, what was interrupted goes on, what
+fails (its output is in log.txt) does not stop the others. The report is drawn
 anew after each run: WORKDIR/report.html, percent.png and .pdf, results.csv. Any field of all runs can be changed, e.g.
 --config.base.training.steps=1000; --config.scale picks cpu (minutes on 2 cores), gpu (hours) or paper.
 """
@@ -70,14 +71,15 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     if DRY_RUN.value:
         for r in runs:
             print(f"{_state(sweep.progress(folders[r.name])):>16}  {r.name}")
-            print(f"{'':>18}{shlex.join(training_command(study, r, folders[r.name]))}")
+            for words in commands_left(study, r, folders[r.name]):
+                print(f"{'':>18}{shlex.join(words)}")
         return {}
-    todo = [r for r in runs if not ((p := sweep.progress(folders[r.name])) and p.done)]
+    todo = [r for r in runs if commands_left(study, r, folders[r.name])]
     print(f"{study.title}: {len(runs)} runs, {len(runs) - len(todo)} of them finished", flush=True)
     failed: dict[str, str] = {}
     began, path = time.time(), None
     with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
-        waiting = {pool.submit(train, study, r, folders[r.name]): r for r in todo}
+        waiting = {pool.submit(execute, study, r, folders[r.name]): r for r in todo}
         for n, future in enumerate(concurrent.futures.as_completed(waiting), start=1):
             r, why = waiting[future], future.result()
             if why:
@@ -91,23 +93,32 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     return failed
 
 
-def training_command(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> list[str]:
-    fields = [f"--config.{name}={value}" for name, value in r.overrides.items()]
-    start = ["python", "-m", "experiments.train", f"--workdir={folder}", f"--config=configs/{study.task}.py"]
-    return [*start, f"--config.preset={study.preset}", *fields]
+def commands_left(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> list[list[str]]:
+    """What is still to be run for one run of the study, in order: its training, then what is measured of it."""
+    words = []
+    found = sweep.progress(folder)
+    if not (found and found.done):
+        fields = [f"--config.{name}={value}" for name, value in r.overrides.items()]
+        words.append(["train", f"--config=configs/{study.task}.py", f"--config.preset={study.preset}", *fields])
+    for m in study.measurements:
+        if not (folder / m.result).exists():
+            words.append([m.command, *(f"--{name}={value}" for name, value in m.flags.items())])
+    return [["python", "-m", f"experiments.{command}", f"--workdir={folder}", *rest] for command, *rest in words]
 
 
-def train(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> str | None:
-    """Train one run in a process; None, or the last line it printed if it failed."""
+def execute(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> str | None:
+    """What is left of one run, each command a process; None, or the last line printed by the one that failed."""
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{r.name}: started, output in {folder / 'log.txt'}", flush=True)
-    with (folder / "log.txt").open("a") as log:
-        words = [sys.executable, *training_command(study, r, folder)[1:]]
-        done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, cwd=CONFIGS.parent)
-    if done.returncode == 0:
-        return None
-    lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
-    return lines[-1][-300:] if lines else f"exit status {done.returncode}"
+    for words in commands_left(study, r, folder):
+        with (folder / "log.txt").open("a") as log:
+            done = subprocess.run(
+                [sys.executable, *words[1:]], stdout=log, stderr=subprocess.STDOUT, cwd=CONFIGS.parent
+            )
+        if done.returncode:
+            lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+            return lines[-1][-300:] if lines else f"exit status {done.returncode}"
+    return None
 
 
 def report(study: sweep.Study, workdir: pathlib.Path, folders, failed) -> pathlib.Path | None:

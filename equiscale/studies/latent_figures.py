@@ -110,8 +110,9 @@ def training_figure(found: Mapping[str, Any]) -> Figure:
 
 def _title(found: Mapping[str, Any]) -> str:
     n, held_out = found["molecules"]["n"], found["molecules"]["n_validation"]
-    channels, side = found["shape"][:2]
+    shapes = found.get("shapes", [found["shape"]])  # several where runs of different sizes are compared
+    sizes = " or ".join(f"{channels} channels on {side}³ voxels" for channels, side, *_ in shapes)
     return (
-        f"{found['task']}: latent {found['latent']}, {channels} channels on {side}³ voxels\n"
+        f"{found['task']}: latent {found['latent']}, {sizes}\n"
         f"{n} molecules ({held_out} held out from training) of {found['molecules']['source']}"
     )

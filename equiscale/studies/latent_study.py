@@ -1,6 +1,6 @@
 """Do latents learn to respect rotations? Section 3.5, D.3 and Figure 9 of the training-dynamics paper, along training.
 
-Reads the run folder of a denoising quickstart: `<workdir>/config.json` and the checkpoints of its arms. A latent is
+Reads the folder of a denoising run, or of a quickstart with its arms: config.json and the checkpoints. A latent is
 captured by name from the unchanged network, for the same molecules and the same noise at every checkpoint. Each
 molecule's noisy grid is turned as it is, exactly, so what is measured is the network's symmetry alone; only the Lie
 derivative turns coordinates and voxelises again. The noisy molecules lie as their conformers do before they are turned.
@@ -53,13 +53,14 @@ def find_checkpoints(
 ) -> list[Checkpoint]:
     """What to measure: of each arm (all, or those in `only`) the given steps, or the untrained and four trained ones.
 
+    A run without arms is one of its own.
+
     Raises ValueError for arms and steps that there are not, FileNotFoundError for an arm without checkpoints.
     """
-    if "arms" not in config:
-        raise ValueError(f"{workdir} is no quickstart run, its config names no arms; choose one with --workdir")
     if "arm" in config:
         raise ValueError(f"{workdir} is the arm {config.arm!r} of a run: give the folder above it as --workdir")
-    arms = config.arms
+    arms = arms_of(config)
+    folders = {arm: pathlib.Path(workdir) / (arm if "arms" in config else "") for arm in arms.values()}
     unknown = set(only) - set(arms.values())
     if unknown:
         raise ValueError(f"{workdir} has no arm {', '.join(sorted(unknown))}; there are {', '.join(arms.values())}")
@@ -67,7 +68,7 @@ def find_checkpoints(
     for label, arm in arms.items():
         if only and arm not in only:
             continue
-        folder = pathlib.Path(workdir) / arm
+        folder = folders[arm]
         saved = saved_steps(folder)
         missing = sorted(set(steps) - set(saved))
         if missing:
@@ -75,6 +76,13 @@ def find_checkpoints(
         chosen = sorted(set(steps)) or log_spaced(saved)
         found += [Checkpoint(label, folder, step, step == chosen[-1]) for step in chosen]
     return found
+
+
+def arms_of(config: ConfigDict) -> Mapping[str, str]:
+    """Label and augmentation of each arm of a run. Raises ValueError for a run that is not of denoising voxels."""
+    if config.task != "denoise_voxels":
+        raise ValueError(f"latents are measured of runs of denoise_voxels, and this run's task is {config.task}")
+    return config.arms if "arms" in config else {f"augmentation {config.augmentation}": config.augmentation}
 
 
 def log_spaced(saved: Sequence[int], n: int = 4) -> list[int]:
@@ -117,7 +125,7 @@ def measure_run(
     Raises what `find_checkpoints`, `make_encoder` and `denoise_voxels.from_config` raise.
     """
     checkpoints = find_checkpoints(workdir, config, only, steps)
-    experiment = denoise_voxels.from_config(config, next(iter(config.arms.values())), cache_dir)
+    experiment = denoise_voxels.from_config(config, next(iter(arms_of(config).values())), cache_dir)
     grid = experiment.grid
     molecules, n_validation = choose_molecules(experiment.molecules, n_molecules)
     n = len(molecules)

@@ -35,6 +35,14 @@ class Run(NamedTuple):
         return ",".join(f"{axis}={label}" for axis, label in self.labels.items())
 
 
+class Measurement(NamedTuple):
+    """What is done with each finished training: a module of experiments/, its flags, and the file it leaves last."""
+
+    command: str
+    flags: Mapping[str, Any]
+    result: str  # in the training's folder
+
+
 class Study(NamedTuple):
     """A config of `configs/studies`: what is run, and what the report says it is."""
 
@@ -44,6 +52,7 @@ class Study(NamedTuple):
     preset: str  # of the task's config
     overrides: Overrides  # of all runs
     axes: Sequence[Axis]
+    measurements: Sequence[Measurement] = ()  # in this order
 
     @classmethod
     def of(cls, config: ConfigDict, default: ConfigDict) -> "Study":
@@ -52,7 +61,8 @@ class Study(NamedTuple):
         """
         usual = dict(flat(default.to_dict()))
         overrides = {name: value for name, value in flat(config.base.to_dict()) if value != usual[name]}
-        return cls(config.title, config.reproduces, config.base.task, config.base.preset, overrides, config.axes)
+        task, preset = config.base.task, config.base.preset
+        return cls(config.title, config.reproduces, task, preset, overrides, config.axes, config.measurements)
 
     def runs(self, only: str = "*") -> list[Run]:
         """All combinations, the last axis fastest, whose names match `only`. Raises ValueError if none does."""
@@ -92,6 +102,7 @@ def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> Con
         raise ValueError(f"scale {scale!r} is none of {', '.join(SCALES)}")
     config = ConfigDict({"scale": scale, "title": title, "reproduces": reproduces})
     config.base = base
+    config.measurements = ()  # none besides what a training logs
     config.base.evaluation.instruments = ()  # a study compares losses; the instruments would take most of its time
     return config
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from equiscale.studies import latents_by_arm, seed_rotation
 from equiscale.studies.augmentation_report import first_below
+from equiscale.studies.averages import over_seeds
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.studies.sweep import Progress, Study
@@ -19,22 +21,21 @@ LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
 MOST_PANELS = 6
 
 
-def over_seeds(curves: Sequence[Rows]) -> list[dict[str, Any]]:
-    """One curve of several: means at the steps that all have, and standard errors.
+# Of what a study measures of finished runs, by command: (folders of each arm's runs, the file that each left) -> a
+# heading and a body of HTML for each section.
+SECTIONS = {"assess": seed_rotation.sections, "latents": latents_by_arm.sections}
 
-    Their square is that over validation examples, which seeds may share and so do not lower, plus the variance
-    between seeds over their number.
-    """
+
+def mean_curve(curves: Sequence[Rows]) -> list[dict[str, Any]]:
+    """One curve of several seeds': means and standard errors at the steps that all have."""
     steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
     found = []
     for step in steps:
         rows = [next(row for row in curve if row["step"] == step) for curve in curves]
         merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
         for name in VALUES:
-            values = np.array([row[name] for row in rows])
-            within = np.mean([row[f"{name}_stderr"] ** 2 for row in rows])
-            between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
-            merged |= {name: values.mean().item(), f"{name}_stderr": float(np.sqrt(within + between))}
+            mean, error = over_seeds([row[name] for row in rows], [row[f"{name}_stderr"] for row in rows])
+            merged |= {name: mean, f"{name}_stderr": error}
         rates = [rate for curve in curves if (rate := _rates(curve))]
         if len(rates) == len(curves):
             flop, seconds = np.mean(rates, axis=0)
@@ -60,7 +61,7 @@ def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str,
     for name, found in runs.items():
         if found.rows:
             curves.setdefault(labels[name], []).append(found.rows)
-    return {arm: over_seeds(seeds) for arm, seeds in curves.items()}
+    return {arm: mean_curve(seeds) for arm, seeds in curves.items()}
 
 
 def write(
@@ -96,6 +97,13 @@ def write(
     if "components" in images:
         sections.append(("Loss components", images["components"]))
     sections.append(("Where each arm ended", _table(rows, arms)))
+    for measurement in study.measurements:
+        done: dict[str, list[pathlib.Path]] = {}
+        for name in found:
+            if (workdir / "runs" / name / measurement.result).exists():
+                done.setdefault(study.arm(runs[name]), []).append(workdir / "runs" / name)
+        if done and measurement.command in SECTIONS:
+            sections += SECTIONS[measurement.command](workdir, done, measurement.result)
     if unfinished:
         sections.append(("Runs that are not finished", f"<pre>{html.escape(chr(10).join(unfinished))}</pre>"))
     axes = {axis.name: {label: dict(fields) for label, fields in axis.values.items()} for axis in study.axes}

@@ -78,7 +78,7 @@ def test_only_what_differs_from_the_preset_is_said():
 
 def test_seeds_are_averaged_with_both_kinds_of_error():
     curves = [[row(0, 60.0), row(4, p)] for p in (10.0, 14.0, 18.0)] + [[row(0, 60.0), row(2, 30.0), row(4, 14.0)]]
-    first, last = sweep_report.over_seeds(curves)
+    first, last = sweep_report.mean_curve(curves)
     assert (first["step"], last["step"], last["n_seeds"]) == (0, 4, 4)
     assert last["percent"] == pytest.approx(14.0)
     between = np.var([10, 14, 18, 14], ddof=1) / 4
@@ -89,9 +89,9 @@ def test_seeds_are_averaged_with_both_kinds_of_error():
 def test_costs_are_steps_times_what_a_step_costs():
     rates = [{"steps_per_second": s, "flops_per_second": 100.0 * s} for s in (2.0, 4.0, 8.0)]
     curve = [row(0, 60.0), *(row(step, 9.0) | r for step, r in zip((1, 2, 6), rates, strict=True))]
-    last = sweep_report.over_seeds([curve, curve])[-1]
+    last = sweep_report.mean_curve([curve, curve])[-1]
     assert last["flop"] == pytest.approx(600.0) and last["train_seconds"] == pytest.approx(6 / 4)
-    assert "flop" not in sweep_report.over_seeds([curve, [row(0, 60.0), row(6, 9.0)]])[-1]
+    assert "flop" not in sweep_report.mean_curve([curve, [row(0, 60.0), row(6, 9.0)]])[-1]
 
 
 def test_the_report_says_what_is_there_and_what_is_not(tmp_path):
