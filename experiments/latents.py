@@ -20,7 +20,9 @@ from equiscale.training.run_folder import write_json
 from experiments.config import command, read_run, use_cache
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "folder of a quickstart or of a run")
-LATENT = flags.DEFINE_string("latent", "*/middle_2", "the intermediate to measure, by name or glob; a cubic grid")
+LATENT = flags.DEFINE_string(
+    "latent", None, "intermediate to measure, by name or glob; a cubic grid (default: bottleneck)"
+)
 ARMS = flags.DEFINE_list("arms", [], "arms to measure, by folder, e.g. cube,none; default: all")
 STEPS = flags.DEFINE_list("steps", [], "checkpoints to measure, e.g. 0,85,500; default: the untrained and 4 others")
 MOLECULES = flags.DEFINE_integer("molecules", 200, "molecules to measure on, held-out ones first", lower_bound=10)

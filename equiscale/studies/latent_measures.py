@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import equiscale as es
 from equiscale import rotations
+from equiscale.actions import Action
 from equiscale.capture import capture
 from equiscale.data.voxels import Grid, voxelise
 from equiscale.latents import fit_representation, homomorphism_defect, latent_cosines, probe, rotations_by_axis
@@ -78,11 +79,12 @@ def encode_turned(
 # --- cosines, fits and probes ----------------------------------------------------------------------------------
 
 
-def cosines(z: Float[np.ndarray, "n turns c l l l"], key: PRNGKeyArray) -> dict[str, Any]:
+def cosines(z: Float[np.ndarray, "n turns c l l l"], key: PRNGKeyArray, act_latent: Action = es.grid) -> dict[str, Any]:
     """Records of the spatial equivariance and of the paper's cosine, from latents of x turned by CUBE[:turns].
 
-    Equivariance: cos(g phi(x), phi(g x)), the latent turned as a grid. Invariance: cos(pool phi(x), pool phi(g x)),
-    the published sim_same, in which "rotating the latent vector" does nothing since pooling left nothing to turn.
+    Equivariance: cos(g phi(x), phi(g x)), the latent turned by `act_latent`. Invariance: cos(pool phi(x), pool
+    phi(g x)), the published sim_same, in which "rotating the latent vector" does nothing since pooling left nothing to
+    turn.
     """
     elements = {name: (i, AXIS_TURNS[name]) for i, name in enumerate(AXIS_TURNS, start=1)}
     axis_turns = z[:, : len(elements) + 1]
@@ -93,7 +95,7 @@ def cosines(z: Float[np.ndarray, "n turns c l l l"], key: PRNGKeyArray) -> dict[
         ).record(key)
 
     return {
-        "equivariance": measure(act_latent=lambda g, z: es.grid(g[1], z)),
+        "equivariance": measure(act_latent=lambda g, z: act_latent(g[1], z)),
         "invariance": measure(pool=True),
     }
 

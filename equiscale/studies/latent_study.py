@@ -7,17 +7,22 @@ derivative turns coordinates and voxelises again. The noisy molecules lie as the
 """
 
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 import equiscale as es
+from equiscale.actions import Action
 from equiscale.data.molecules import Molecules, join
 from equiscale.lie import LieDerivative
+from equiscale.models.steerable_unet import SteerableUNet
+from equiscale.models.voxel_unet import VoxelUNet
 from equiscale.studies.latent_measures import (
     AXIS_TURNS,
     CUBE,
@@ -103,6 +108,32 @@ def choose_molecules(split: MoleculeSplit, n: int) -> tuple[Molecules, int]:
     return join([part for part in parts if len(part)]), held_out
 
 
+def default_latent(model: VoxelUNet | SteerableUNet) -> str:
+    """The name of a U-Net's bottleneck: its last block before the way up."""
+    return f"*/down_{model.n_levels - 1}" if isinstance(model, SteerableUNet) else "*/middle_2"
+
+
+def latent_action(model: VoxelUNet | SteerableUNet, latent: str) -> Action:
+    """How rotations are to act on a latent `[c, l, l, l]`: on the grid, and on the channels by their irreps, if any.
+
+    Raises ValueError for a latent of a steerable network whose irreps are not known from its name.
+    """
+    if not isinstance(model, SteerableUNet):
+        return es.grid
+    block = re.search(r"(?:down|up)_(\d+)$", latent)
+    if block is None:
+        raise ValueError(
+            f"how the latent {latent!r} of a steerable network turns is not known: choose a whole block, such as "
+            f"{default_latent(model)}"
+        )
+    on_channels = es.irreps(str(model.irreps(int(block[1]))))
+
+    def act(g, z):
+        return jnp.moveaxis(on_channels(g, jnp.moveaxis(es.grid(g, z), -4, -1)), -1, -4)
+
+    return act
+
+
 # --- a whole run -----------------------------------------------------------------------------------------------
 
 
@@ -110,7 +141,7 @@ def measure_run(
     workdir: pathlib.Path,
     config: ConfigDict,
     *,
-    latent: str = "*/middle_2",
+    latent: str | None = None,
     only: Sequence[str] = (),
     steps: Sequence[int] = (),
     n_molecules: int = 200,
@@ -122,11 +153,16 @@ def measure_run(
     rotations, for the untrained network and each arm's last. `pooled` is the mean over voxels, `spatial` what
     `coarse` makes.
 
-    Raises what `find_checkpoints`, `make_encoder` and `denoise_voxels.from_config` raise.
+    `latent` is by default that of the bottleneck.
+
+    Raises what `find_checkpoints`, `latent_action`, `make_encoder` and `denoise_voxels.from_config` raise.
     """
     checkpoints = find_checkpoints(workdir, config, only, steps)
     experiment = denoise_voxels.from_config(config, next(iter(arms_of(config).values())), cache_dir)
     grid = experiment.grid
+    model = denoise_voxels.make_model(config.model.preset, grid)
+    latent = latent or default_latent(model)
+    act_latent = latent_action(model, latent)
     molecules, n_validation = choose_molecules(experiment.molecules, n_molecules)
     n = len(molecules)
     data = structures(molecules)
@@ -156,7 +192,7 @@ def measure_run(
         fitted = point.last or point.step == 0
         turns = CUBE if fitted else CUBE[: len(AXIS_TURNS) + 1]
         z = encode_turned(turned_phi, params, grids, n, turns)
-        row = {"arm": point.arm, "folder": point.folder.name, "step": point.step, **cosines(z, key)}
+        row = {"arm": point.arm, "folder": point.folder.name, "step": point.step, **cosines(z, key, act_latent)}
         row["lie"] = _sum_motion(motion, params, parts, n)
         if fitted:
             kinds = {"pooled": z.mean((-3, -2, -1)), "spatial": coarse(z)}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -15,10 +16,13 @@ import optax
 import pytest
 
 import equiscale as es
+from configs.denoise_voxels import get_config as denoise_voxels_config
 from configs.quickstart import get_config
 from equiscale.data.voxels import Grid
+from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.studies import latent_measures as measures
 from equiscale.studies import latent_study as study
+from equiscale.studies import latents_by_arm
 from equiscale.tasks import denoise_voxels
 from equiscale.tasks.molecule_sets import Structures
 from equiscale.training import checkpoints
@@ -145,6 +149,47 @@ def test_an_equivariant_encoder_has_cosines_of_one_and_a_representation():
 def test_another_encoder_has_not():
     found = measures.cosines(turned_latents(False), KEY)
     assert found["equivariance"]["centred"]["all"]["median"] < 0.5
+
+
+def test_latents_of_a_steerable_network_turn_by_their_irreps():
+    model = SteerableUNet(n_elements=2, multiplicities=(2, 2), n_levels=2, kernel_size=3)
+    params = jax.jit(model.init)(KEY, X[:1])["params"]
+    name = study.default_latent(model)
+    phi = measures.make_encoder(lambda params, x: model.apply({"params": params}, x), name)
+    turned = jax.jit(lambda params, g, x: phi(params, es.grid(g, x)))
+    z = measures.encode_turned(turned, params, [X], len(X), measures.CUBE[:10])
+    right = measures.cosines(z, KEY, study.latent_action(model, name))["equivariance"]
+    wrong = measures.cosines(z, KEY)["equivariance"]
+    assert right["raw"]["all"]["q05"] == pytest.approx(1, abs=1e-4)
+    assert wrong["raw"]["all"]["median"] < 0.9
+    with pytest.raises(ValueError, match=r"choose a whole block, such as \*/down_1"):
+        study.latent_action(model, "*/down_0/conv1")
+
+
+def test_a_single_run_is_an_arm_of_its_own(tmp_path, run):
+    """A folder as experiments.train leaves it."""
+    config = denoise_voxels_config("smoke")
+    open_run(tmp_path, config.to_dict())
+    shutil.copytree(run / "cube" / "checkpoints", tmp_path / "checkpoints")
+    found = study.find_checkpoints(tmp_path, config)
+    assert [(c.arm, c.folder, c.step, c.last) for c in found] == [
+        ("augmentation cube", tmp_path, step, step == 4) for step in (0, 1, 4)
+    ]
+    config.task = "another"
+    with pytest.raises(ValueError, match="this run's task is another"):
+        study.find_checkpoints(tmp_path, config)
+
+
+def test_runs_of_several_arms_are_merged(tmp_path):
+    arms = {}
+    for arm, channels in (("small", 8), ("large", 16)):
+        arms[arm] = [tmp_path / arm]
+        arms[arm][0].mkdir()
+        record = {"shape": [channels, 2, 2, 2], "rows": [{"arm": "augmentation cube", "step": 0}]}
+        (arms[arm][0] / "latents.json").write_text(json.dumps(record))
+    found = latents_by_arm.merged(arms, "latents.json")
+    assert [row["arm"] for row in found["rows"]] == ["small", "large"]
+    assert found["shapes"] == [[8, 2, 2, 2], [16, 2, 2, 2]]
 
 
 def test_the_cube_is_listed_once_axis_turns_first():
