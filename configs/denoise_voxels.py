@@ -48,6 +48,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.training.b1 = 0.9  # the published 0.99 averages over more steps than a short run has to spare
     config.training.weight_decay = 1e-2
     config.training.warmup = 10
+    config.training.final_rate = 1.0  # of the last step over learning_rate, along half a cosine; 1 stays constant
     config.training.clip = 0.0  # largest norm of a gradient; 0 clips none
     config.training.ema_decay = 0.0
     config.training.accumulate = 1

@@ -16,6 +16,7 @@ class Settings(NamedTuple):
     b2: float = 0.999
     weight_decay: float = 0.0
     warmup: int = 0  # steps of linear warm-up
+    final_rate: float = 1.0  # of the last step over `learning_rate`, reached along half a cosine over all steps
     clip: float | None = None  # largest global norm of a gradient
     accumulate: int = 1  # parts a batch's gradient is computed in, one after the other, to fit in memory
     ema_decay: float = 0.0  # of the averaged parameters that are evaluated beside the raw ones; 0: none are kept
@@ -30,9 +31,16 @@ class Settings(NamedTuple):
 
 
 def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """AdamW after a linear warm-up, of gradients clipped if asked for."""
-    top = settings.learning_rate
-    rate = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
+    """AdamW of gradients clipped if asked for; its rate rises linearly, then falls if asked to.
+
+    Raises ValueError for a final rate that is no share.
+    """
+    top, last = settings.learning_rate, settings.final_rate
+    if not 0 <= last <= 1:
+        raise ValueError(f"final_rate={last}: give the last step's share of the learning rate, 0 to 1; 1 stays constant")
+    rise = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
+    fall = optax.cosine_decay_schedule(1.0, settings.steps, alpha=last)
+    rate = rise if last == 1 else lambda step: rise(step) * fall(step)
     adam = optax.adamw(rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay)
     return adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
 
