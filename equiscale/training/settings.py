@@ -37,7 +37,7 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     """
     top, last = settings.learning_rate, settings.final_rate
     if not 0 <= last <= 1:
-        raise ValueError(f"final_rate={last}: give the last step's share of the learning rate, 0 to 1; 1 stays constant")
+        raise ValueError(f"final_rate={last}: give the last step's share of the learning rate, 0 to 1; 1 is constant")
     rise = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
     fall = optax.cosine_decay_schedule(1.0, settings.steps, alpha=last)
     rate = rise if last == 1 else lambda step: rise(step) * fall(step)
