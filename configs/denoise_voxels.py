@@ -53,6 +53,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.training.fsdp = False
     config.training.skip_nonfinite = False
     config.training.save_every = 0
+    config.training.keep = 2  # checkpoints, the last ones
 
     config.evaluation = ConfigDict()
     config.evaluation.molecules = 24

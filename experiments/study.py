@@ -47,24 +47,25 @@ def main(argv):
 def _study() -> sweep.Study:
     """The study at the scale asked for, with single fields overridden by the command line."""
     config = read_config(CONFIG, "scale")
-    return sweep.Study.of(config, _default(config))
+    return sweep.Study.of(config, config_of(config.base.task, config.base.preset))
 
 
-def _default(config):
-    return importlib.import_module(f"configs.{config.base.task}").get_config(config.base.preset)
+def config_of(task: str, preset: str):
+    """A task's own config."""
+    return importlib.import_module(f"configs.{task}").get_config(preset)
 
 
 def list_studies() -> None:
     for path in sorted((CONFIGS / "studies").glob("*.py")):
         if path.stem != "__init__":
             config = importlib.import_module(f"configs.studies.{path.stem}").get_config()
-            study = sweep.Study.of(config, _default(config))
+            study = sweep.Study.of(config, config_of(config.base.task, config.base.preset))
             print(f"configs/studies/{path.name}\n    {study.title}\n    {study.reproduces}; {len(study.runs())} runs\n")
 
 
 def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     """Run what is missing and report; returns the runs that failed, with the last line each printed."""
-    study.check(importlib.import_module(f"configs.{study.task}").get_config(study.preset))
+    study.check(config_of)
     runs = study.runs(ONLY.value)
     folders = {r.name: workdir / "runs" / r.name for r in study.runs()}
     if DRY_RUN.value:
@@ -93,7 +94,7 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
 
 def training_command(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> list[str]:
     fields = [f"--config.{name}={value}" for name, value in r.overrides.items()]
-    start = ["python", "-m", "experiments.train", f"--workdir={folder}", f"--config=configs/{study.task}.py"]
+    start = ["python", "-m", "experiments.train", f"--workdir={folder}", f"--config=configs/{r.task}.py"]
     return [*start, f"--config.preset={study.preset}", *fields]
 
 

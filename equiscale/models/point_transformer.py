@@ -35,9 +35,7 @@ class Block(nn.Module):
         kinds = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width = h.shape[-1]
         a = nn.LayerNorm(**kinds, name="attention_norm")(h)
-        attention = nn.MultiHeadDotProductAttention(
-            self.heads, **kinds, force_fp32_for_softmax=True, name="attention"
-        )
+        attention = nn.MultiHeadDotProductAttention(self.heads, **kinds, force_fp32_for_softmax=True, name="attention")
         h = h + nn.Dropout(self.dropout, deterministic=still)(attention(a, mask=mask))
         a = nn.LayerNorm(**kinds, name="mlp_norm")(h)
         a = nn.Dense(width, **kinds, name="mlp_out")(nn.gelu(nn.Dense(4 * width, **kinds, name="mlp_in")(a)))

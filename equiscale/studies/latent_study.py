@@ -68,13 +68,21 @@ def find_checkpoints(
         if only and arm not in only:
             continue
         folder = pathlib.Path(workdir) / arm
-        saved = saved_steps(folder)
-        missing = sorted(set(steps) - set(saved))
-        if missing:
-            raise ValueError(f"{folder} has no checkpoint of step {missing[0]}; there are {', '.join(map(str, saved))}")
-        chosen = sorted(set(steps)) or log_spaced(saved)
+        chosen = chosen_steps(folder, steps)
         found += [Checkpoint(label, folder, step, step == chosen[-1]) for step in chosen]
     return found
+
+
+def chosen_steps(folder: pathlib.Path, steps: Sequence[int] = (), also: Sequence[int] = ()) -> list[int]:
+    """The given checkpoints of one run, or those of `log_spaced`; `also` are steps that are there without being saved.
+
+    Raises ValueError for one that there is not.
+    """
+    saved = sorted({*saved_steps(folder), *also})
+    missing = sorted(set(steps) - set(saved))
+    if missing:
+        raise ValueError(f"{folder} has no checkpoint of step {missing[0]}; there are {', '.join(map(str, saved))}")
+    return sorted(set(steps)) or log_spaced(saved)
 
 
 def log_spaced(saved: Sequence[int], n: int = 4) -> list[int]:
