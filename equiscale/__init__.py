@@ -16,6 +16,7 @@ from equiscale.actions import (
     irreps,
     on,
     permute,
+    roll,
     scalars,
     segmented,
     tensors,
@@ -25,6 +26,7 @@ from equiscale.actions import (
 )
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
+from equiscale.grid_shifts import grid_shifts
 from equiscale.groups import (
     Group,
     full_octahedral,
@@ -51,6 +53,7 @@ __all__ = [
     "decompose",
     "full_octahedral",
     "grid",
+    "grid_shifts",
     "irreps",
     "o3",
     "octahedral",
@@ -59,6 +62,7 @@ __all__ = [
     "permutations",
     "permute",
     "product",
+    "roll",
     "scalars",
     "segmented",
     "so3",

@@ -111,6 +111,13 @@ def _source_index(g: Float[Array, "3 3"], n: int) -> Int[Array, " n*n*n"]:
     return (x[:, None, None] + y[:, None] + z).ravel()
 
 
+def roll(g: Int[Array, " 3"], x: Shaped[Array, "*any x y z"]) -> Shaped[Array, "*any x y z"]:
+    """Shift a voxel grid by whole voxels along its last three axes, round its faces, exactly: v'[p + g] = v[p]."""
+    if x.ndim < 3:
+        raise ValueError(f"roll shifts grids [..., x, y, z], got shape {list(x.shape)}")
+    return jnp.roll(x, g, axis=(-3, -2, -1))
+
+
 def translate(g: Float[Array, " 3"], x: Float[Array, "*any 3"]) -> Float[Array, "*any 3"]:
     """x -> x + t: positions. Displacements and forces are `trivial` under translations."""
     if x.shape[-1:] != (3,):

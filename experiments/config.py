@@ -1,12 +1,10 @@
 """Reading `--config` flags: a preset first, then what was overridden on the command line."""
 
-import ast
 import contextlib
 import importlib
 import json
 import os
 import pathlib
-import re
 import runpy
 
 import jax
@@ -14,7 +12,6 @@ from absl import app, flags, logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-import equiscale as es
 from equiscale.tasks.task import Task
 from equiscale.training.instruments import Instrument, make_instruments
 from equiscale.training.run_folder import flat
@@ -95,29 +92,6 @@ def read_instruments(config: ConfigDict, task: Task, mesh: Mesh) -> dict[str, In
     wanted = config.evaluation
     return make_instruments(
         wanted.instruments, task, mesh, examples=wanted.instrument_molecules, only=wanted.curvature_of
-    )
-
-
-def parse_measure(text: str) -> es.Measure:
-    """A measure from its name as it is written in Python: "paper16()", "octahedral.haar(10)", "so3.coset(12, n=2)".
-
-    Raises ValueError naming what is there for anything else.
-    """
-    groups = {name: getattr(es, name) for name in ("so3", "o3", "octahedral", "full_octahedral")}
-    match = re.fullmatch(r"(?:(\w+)\.)?(\w+)\(([^()]*)\)", text.strip())
-    name, method, arguments = match.groups() if match else (None, None, None)
-    makers = ("haar", "coset", "enumerate", "quadrature", "normal")
-    if match and ((name is None and method == "paper16") or (name in groups and method in makers)):
-        parts = [part.strip() for part in arguments.split(",") if part.strip()]
-        positional = [ast.literal_eval(part) for part in parts if "=" not in part]
-        named = {k.strip(): ast.literal_eval(v) for k, v in (part.split("=") for part in parts if "=" in part)}
-        try:
-            return (es.paper16 if name is None else getattr(groups[name], method))(*positional, **named)
-        except TypeError as error:
-            raise ValueError(f"measure {text!r}: {error}") from error
-    raise ValueError(
-        f"{text!r} is no measure; write paper16() or GROUP.MEASURE(...) with GROUP one of {', '.join(groups)} and "
-        f"MEASURE one of {', '.join(makers)}, e.g. octahedral.haar(10)"
     )
 
 

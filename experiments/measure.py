@@ -20,8 +20,9 @@ from absl import app, flags
 
 import equiscale as es
 from equiscale.studies.rotation_names import rotation_name
+from equiscale.tasks.measure_names import parse_measure
 from equiscale.training.checkpoints import restore_params
-from experiments.config import command, parse_measure, read_run
+from experiments.config import command, read_run
 from experiments.train import WORKDIR, load_experiment
 
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")

@@ -48,24 +48,25 @@ def main(argv):
 def _study() -> sweep.Study:
     """The study at the scale asked for, with single fields overridden by the command line."""
     config = read_config(CONFIG, "scale")
-    return sweep.Study.of(config, _default(config))
+    return sweep.Study.of(config, config_of(config.base.task, config.base.preset))
 
 
-def _default(config):
-    return importlib.import_module(f"configs.{config.base.task}").get_config(config.base.preset)
+def config_of(task: str, preset: str):
+    """A task's own config."""
+    return importlib.import_module(f"configs.{task}").get_config(preset)
 
 
 def list_studies() -> None:
     for path in sorted((CONFIGS / "studies").glob("*.py")):
         if path.stem != "__init__":
             config = importlib.import_module(f"configs.studies.{path.stem}").get_config()
-            study = sweep.Study.of(config, _default(config))
+            study = sweep.Study.of(config, config_of(config.base.task, config.base.preset))
             print(f"configs/studies/{path.name}\n    {study.title}\n    {study.reproduces}; {len(study.runs())} runs\n")
 
 
 def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     """Run what is missing and report; returns the runs that failed, with the last line each printed."""
-    study.check(importlib.import_module(f"configs.{study.task}").get_config(study.preset))
+    study.check(config_of)
     runs = study.runs(ONLY.value)
     folders = {r.name: workdir / "runs" / r.name for r in study.runs()}
     if DRY_RUN.value:
@@ -99,7 +100,7 @@ def commands_left(study: sweep.Study, r: sweep.Run, folder: pathlib.Path) -> lis
     found = sweep.progress(folder)
     if not (found and found.done):
         fields = [f"--config.{name}={value}" for name, value in r.overrides.items()]
-        words.append(["train", f"--config=configs/{study.task}.py", f"--config.preset={study.preset}", *fields])
+        words.append(["train", f"--config=configs/{r.task}.py", f"--config.preset={study.preset}", *fields])
     for m in study.measurements:
         if not (folder / m.result).exists():
             words.append([m.command, *(f"--{name}={value}" for name, value in m.flags.items())])

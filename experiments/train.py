@@ -26,7 +26,7 @@ import pathlib
 import jax
 from absl import app, flags, logging
 
-from equiscale.tasks import denoise_voxels
+from equiscale.tasks import denoise_points, denoise_voxels
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run
@@ -48,7 +48,8 @@ flags.register_validator(
     message="give two steps, the first and the one after the last, as in --profile=100,105",
 )
 
-TASKS = {"denoise_voxels": denoise_voxels}  # modules with `from_config`; each has a file of its name in configs/
+# Modules with `from_config`; each has a file of its name in configs/.
+TASKS = {"denoise_voxels": denoise_voxels, "denoise_points": denoise_points}
 
 
 def load_experiment(config, only: str | None = None):

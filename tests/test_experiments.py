@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import denoise_voxels
+from equiscale.tasks.measure_names import parse_measure
 from equiscale.training.run_folder import read_metrics
-from experiments.config import parse_measure, read_run
+from experiments.config import read_run
 from tests.test_quickstart import start
 
 

@@ -40,9 +40,10 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
         low = np.maximum(percent - 2 * error, percent / 10)
         ax.fill_between(step, low, percent + 2 * error, color=colour, alpha=0.2, linewidth=0)
         floor.plot(step, column(rows, "floor"), ":", color=colour)
+    everything = [row for rows in arms.values() for row in rows]
     for panel in (ax, floor):
         panel.set_yscale("log")
-        step_axis(panel, next(iter(arms.values())))
+        step_axis(panel, everything)
     ax.yaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
@@ -51,7 +52,7 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     ax.set_title(title, fontsize=10)
     ax.legend(fontsize=9)
     floor.set_ylabel("floor, %")
-    limits = column([row for rows in arms.values() for row in rows], "floor")
+    limits = column(everything, "floor")
     floor.set_ylim(limits.min() / 10, limits.max() * 10)
     return figure
 
@@ -69,7 +70,7 @@ def components_figure(arms: Mapping[str, Rows], title: str) -> Figure:
         ax.set_yscale("log")
         ax.set_title(name, fontsize=10)
         step_axis(ax, rows)
-    panels[0].set_ylabel("validation loss (squared error per voxel)")
+    panels[0].set_ylabel("validation loss (squared error per component)")
     panels[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure

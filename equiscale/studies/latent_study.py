@@ -73,13 +73,8 @@ def find_checkpoints(
     for label, arm in arms.items():
         if only and arm not in only:
             continue
-        folder = folders[arm]
-        saved = saved_steps(folder)
-        missing = sorted(set(steps) - set(saved))
-        if missing:
-            raise ValueError(f"{folder} has no checkpoint of step {missing[0]}; there are {', '.join(map(str, saved))}")
-        chosen = sorted(set(steps)) or log_spaced(saved)
-        found += [Checkpoint(label, folder, step, step == chosen[-1]) for step in chosen]
+        chosen = chosen_steps(folders[arm], steps)
+        found += [Checkpoint(label, folders[arm], step, step == chosen[-1]) for step in chosen]
     return found
 
 
@@ -88,6 +83,18 @@ def arms_of(config: ConfigDict) -> Mapping[str, str]:
     if config.task != "denoise_voxels":
         raise ValueError(f"latents are measured of runs of denoise_voxels, and this run's task is {config.task}")
     return config.arms if "arms" in config else {f"augmentation {config.augmentation}": config.augmentation}
+
+
+def chosen_steps(folder: pathlib.Path, steps: Sequence[int] = (), also: Sequence[int] = ()) -> list[int]:
+    """The given checkpoints of one run, or those of `log_spaced`; `also` are steps that are there without being saved.
+
+    Raises ValueError for one that there is not.
+    """
+    saved = sorted({*saved_steps(folder), *also})
+    missing = sorted(set(steps) - set(saved))
+    if missing:
+        raise ValueError(f"{folder} has no checkpoint of step {missing[0]}; there are {', '.join(map(str, saved))}")
+    return sorted(set(steps)) or log_spaced(saved)
 
 
 def log_spaced(saved: Sequence[int], n: int = 4) -> list[int]:

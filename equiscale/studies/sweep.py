@@ -4,7 +4,7 @@ import fnmatch
 import itertools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -17,17 +17,21 @@ SCALES = ("cpu", "gpu", "paper", "smoke")  # minutes on 2 cores, hours, publishe
 
 
 class Axis(NamedTuple):
-    """What is varied: `values` maps the label of each choice to the fields it sets."""
+    """What is varied: `values` maps the label of each choice to the fields it sets.
+
+    A choice that sets `task` starts from the config of that task, at the study's preset.
+    """
 
     name: str
     values: Mapping[str, Overrides]
 
 
 class Run(NamedTuple):
-    """One training: its label on each axis, and the fields that differ from the base."""
+    """One training: its label on each axis, its task, and the fields that differ from that task's config."""
 
     labels: Mapping[str, str]
     overrides: Overrides
+    task: str
 
     @property
     def name(self) -> str:
@@ -48,8 +52,8 @@ class Study(NamedTuple):
 
     title: str
     reproduces: str
-    task: str
-    preset: str  # of the task's config
+    task: str  # of runs for which no axis chooses another
+    preset: str  # of the tasks' configs
     overrides: Overrides  # of all runs
     axes: Sequence[Axis]
     measurements: Sequence[Measurement] = ()  # in this order
@@ -72,11 +76,17 @@ class Study(NamedTuple):
             overrides = dict(self.overrides)
             for _, fields in choice:
                 overrides |= fields
-            found.append(Run(labels, overrides))
+            task = overrides.pop("task", self.task)
+            found.append(Run(labels, overrides, task))
         matching = [run for run in found if fnmatch.fnmatch(run.name, only)]
         if not matching:
             raise ValueError(f"no run matches {only!r}; there are " + "; ".join(run.name for run in found[:8]))
         return matching
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those of its runs."""
+        return list(dict.fromkeys(run.task for run in self.runs()))
 
     def arm(self, run: Run) -> str:
         """What a run is compared as: its labels on the axes that differ between runs, but for the seed."""
@@ -87,13 +97,14 @@ class Study(NamedTuple):
                 parts.append(label if label[:1].isalpha() else f"{axis.name} {label}")
         return ", ".join(parts) or "all runs"
 
-    def check(self, base: ConfigDict) -> None:
-        """Raises ValueError naming an override that is no field of the task's config."""
-        known = dict(flat(base.to_dict()))
+    def check(self, config_of: Callable[[str, str], ConfigDict]) -> None:
+        """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`."""
+        known = {task: dict(flat(config_of(task, self.preset).to_dict())) for task in self.tasks}
         for run in self.runs():
             for field in run.overrides:
-                if field not in known:
-                    raise ValueError(f"{field} is no field of configs/{self.task}.py; there are {', '.join(known)}")
+                if field not in known[run.task]:
+                    listed = ", ".join(known[run.task])
+                    raise ValueError(f"{field} is no field of configs/{run.task}.py; there are {listed}")
 
 
 def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> ConfigDict:

@@ -17,6 +17,7 @@ from equiscale.studies.report import percent_text, save_figure, table, write_rep
 from equiscale.studies.sweep import Progress, Study
 
 VALUES = ("total", "mean", "equiv", "percent")
+REDUCIBLE = "percent_reducible"  # only of tasks that know of an irreducible loss
 LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
 MOST_PANELS = 6
 
@@ -33,7 +34,7 @@ def mean_curve(curves: Sequence[Rows]) -> list[dict[str, Any]]:
     for step in steps:
         rows = [next(row for row in curve if row["step"] == step) for curve in curves]
         merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
-        for name in VALUES:
+        for name in (*VALUES, *([REDUCIBLE] if all(REDUCIBLE in row for row in rows) else [])):
             mean, error = over_seeds([row[name] for row in rows], [row[f"{name}_stderr"] for row in rows])
             merged |= {name: mean, f"{name}_stderr": error}
         rates = [rate for curve in curves if (rate := _rates(curve))]
@@ -75,28 +76,31 @@ def write(
     arms = by_arm(found, {name: study.arm(run) for name, run in runs.items()})
     if not arms:
         raise ValueError(f"no run in {workdir} has measured anything yet: nothing to report")
-    figures = {"percent": percent_figure(arms, study.title), "cost": cost_figure(arms, study.title)}
-    if len(arms) <= MOST_PANELS:
-        figures["components"] = components_figure(arms, study.title)
+    figures = {"percent": percent_figure(arms, study.title)}
+    if len(study.tasks) == 1:  # losses of several tasks have no common unit
+        figures["cost"] = cost_figure(arms, study.title)
+        if len(arms) <= MOST_PANELS:
+            figures["components"] = components_figure(arms, study.title)
     images = {}
     for name, figure in figures.items():
         images[name] = save_figure(figure, workdir / f"{name}.png")
         figure.savefig(workdir / f"{name}.pdf")
     rows = [_last(arm, curve) for arm, curve in arms.items()]
     with (workdir / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
         writer.writeheader()
         writer.writerows(rows)
     unfinished = [f"{name}: step {p.step} of {p.steps}" for name, p in found.items() if not p.done]
     unfinished += [f"{name}: failed, {why}" for name, why in failed.items()]
     unfinished += [f"{name}: not begun" for name in runs if name not in found and name not in failed]
-    sections = [
-        ("Percent of the loss from equivariance error", images["percent"]),
-        ("Loss at equal steps, operations and time", images["cost"]),
-    ]
-    if "components" in images:
-        sections.append(("Loss components", images["components"]))
-    sections.append(("Where each arm ended", _table(rows, arms)))
+    headings = {
+        "percent": "Percent of the loss from equivariance error",
+        "cost": "Loss at equal steps, operations and time",
+        "components": "Loss components",
+    }
+    sections = [(headings[name], image) for name, image in images.items()]
+    units = "" if len(study.tasks) == 1 else "<p>Losses of different tasks are in units of their own.</p>"
+    sections.append(("Where each arm ended", _table(rows, arms) + units))
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:
@@ -119,13 +123,15 @@ def _last(arm: str, curve: Rows) -> dict[str, Any]:
     row = {"arm": arm, "seeds": last["n_seeds"], "step": last["step"]}
     for name in VALUES:
         row |= {name: last[name], f"{name}_stderr": last[f"{name}_stderr"]}
-    row |= {name: last[name] for name in ("flop", "train_seconds") if name in last}
+    optional = (REDUCIBLE, f"{REDUCIBLE}_stderr", "flop", "train_seconds")
+    row |= {name: last[name] for name in optional if name in last}
     return row | {f"first_step_under_{level:g}_percent": first_below(curve, level) for level in LEVELS}
 
 
 def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
     header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
     header += tuple(f"first under {level:g} %" for level in LEVELS)
+    header += ("% of reducible loss",) if any(REDUCIBLE in row for row in rows) else ()
     lines = []
     for row in rows:
         curve = arms[row["arm"]]
@@ -140,6 +146,7 @@ def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
                 percent_text(curve[-1]),
                 percent_text(curve[0]),
                 *("not yet" if step is None else f"step {step}" for step in crossings),
+                *([f"{row[REDUCIBLE]:.3g} ± {2 * row[f'{REDUCIBLE}_stderr']:.1g}"] if REDUCIBLE in row else []),
             )
         )
     return table(header, lines) + "<p>± are two standard errors over validation examples and seeds.</p>"

@@ -1,4 +1,4 @@
-"""What training molecules are turned by, by name: random rotations, one an example."""
+"""What training molecules are turned by, by name: random rotations, one an example; and how they are moved."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ import equiscale as es
 from equiscale import rotations
 
 Rotation = Float[Array, "3 3"]
+Positions = Float[Array, "n atoms 3"]
 
 
 def euler_angles(key: PRNGKeyArray) -> Rotation:
@@ -36,3 +37,25 @@ AUGMENTATIONS: dict[str, Callable[[PRNGKeyArray], Rotation] | None] = {
     "haar": es.so3.random,
     "euler": euler_angles,
 }
+
+
+def augment(augmentation: str, translation: float = 0.0) -> Callable[[Positions, PRNGKeyArray], Positions]:
+    """`(positions, key) -> positions`: each molecule turned by one of `AUGMENTATIONS`, then moved as a whole.
+
+    It is moved by up to `translation` angstrom along each axis. Raises ValueError for an unknown augmentation.
+    """
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"augmentation {augmentation!r} is none of {', '.join(AUGMENTATIONS)}")
+    turn = AUGMENTATIONS[augmentation]
+
+    def augmented(positions, key):
+        n = len(positions)
+        if turn is not None:
+            g = jax.vmap(turn)(jax.random.split(key, n))
+            positions = jax.vmap(es.vectors)(g, positions)
+        if translation:
+            shift_key = jax.random.fold_in(key, 0)
+            positions = positions + jax.random.uniform(shift_key, (n, 1, 3), minval=-translation, maxval=translation)
+        return positions
+
+    return augmented

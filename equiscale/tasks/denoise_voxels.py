@@ -19,17 +19,13 @@ from equiscale.data.voxels import Grid, voxelise
 from equiscale.models import steerable_unet, voxel_unet
 from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import VoxelUNet
-from equiscale.tasks.augmentations import AUGMENTATIONS
+from equiscale.tasks.augmentations import augment
 from equiscale.tasks.molecule_sets import (
-    MARGIN,
     MoleculeSplit,
     Structures,
     batches,
-    fraction_of,
-    load_nci,
-    load_stored,
+    load,
     structures,
-    training_sets,
 )
 from equiscale.tasks.task import Pair, Params, Streamed, Task
 
@@ -62,14 +58,12 @@ def make_task(
     evaluation_batch: int,
     seed: int,
 ) -> Task:
-    """The task on given structures: training examples are turned by one of `AUGMENTATIONS`, then moved.
+    """The task on given structures: training examples are turned and moved, as `augment` says.
 
-    Each is moved by up to `translation` angstrom along each axis. The training loss is the published one, the squared
-    error summed over voxels and channels, averaged over the batch. Raises ValueError for an unknown augmentation.
+    The training loss is the published one, the squared error summed over voxels and channels, averaged over the batch.
+    Raises ValueError for an unknown augmentation.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(f"augmentation {augmentation!r} is none of {', '.join(AUGMENTATIONS)}")
-    turn = AUGMENTATIONS[augmentation]
+    augmented = augment(augmentation, translation)
     validation_noise, element_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
 
     def init(key):
@@ -77,15 +71,7 @@ def make_task(
 
     def sample(rows: Structures, key):
         turn_key, noise_key = jax.random.split(key)
-        positions = rows.positions
-        if turn is not None:
-            g = jax.vmap(turn)(jax.random.split(turn_key, len(positions)))
-            positions = jax.vmap(es.vectors)(g, positions)
-        if translation:
-            shift_key = jax.random.fold_in(turn_key, 0)
-            shift = jax.random.uniform(shift_key, (len(positions), 1, 3), minval=-translation, maxval=translation)
-            positions = positions + shift
-        clean = densities(grid, positions, rows.species)
+        clean = densities(grid, augmented(rows.positions, turn_key), rows.species)
         return clean + noise_sigma * jax.random.normal(noise_key, clean.shape), clean
 
     def predict(params, noisy):
@@ -131,21 +117,14 @@ class Experiment(NamedTuple):
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
     """The configured task with one of its augmentations; molecules come from the cache where it has them.
 
-    Raises what `load_nci`, `load_stored`, `make_model` and `make_task` raise.
+    Raises what `load`, `make_model` and `make_task` raise.
     """
     grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
-    common = {"validation": config.data.validation, "seed": config.seed, "margin": MARGIN + config.translation}
-    if config.data.folder:
-        molecules = load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
-    else:
-        sizes = {"limit": config.data.limit, "max_heavy_atoms": config.data.max_heavy_atoms}
-        molecules = load_nci(grid, **sizes, **common, cache_dir=cache_dir)
-    wanted = min(config.evaluation.molecules, len(molecules.validation))
-    validation = molecules.validation.subset(np.arange(wanted))
+    molecules = load(config, grid, cache_dir)
     task = make_task(
         grid,
-        training_sets(fraction_of(molecules.train, config.data.fraction, config.seed), config.data.buckets),
-        structures(validation),
+        molecules.train,
+        structures(molecules.validation),
         model=make_model(
             config.model.preset,
             grid,
@@ -159,7 +138,7 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         evaluation_batch=config.evaluation.batch_size,
         seed=config.seed,
     )
-    return Experiment(task, grid, molecules, validation)
+    return Experiment(task, grid, molecules.split, molecules.validation)
 
 
 def make_model(preset: str, grid: Grid, **fields) -> VoxelUNet | SteerableUNet:

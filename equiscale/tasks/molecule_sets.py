@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from equiscale.data import nci
 from equiscale.data.buckets import bucket_lengths, bucket_rows
@@ -134,6 +135,30 @@ def _streamed(molecules: StoredMolecules, length: int) -> Streamed:
         return Structures(np.where(real, positions - centroid, 0), species, ids, np.ones(len(indices), np.float32))
 
     return Streamed(len(molecules), read)
+
+
+class Loaded(NamedTuple):
+    """The molecules of a config: `train` in shape buckets, `validation` those that are measured, of a `split`."""
+
+    train: list[Structures | Streamed]
+    validation: Molecules
+    split: MoleculeSplit
+
+
+def load(config: ConfigDict, grid: Grid, cache_dir: str | None = None) -> Loaded:
+    """The molecules that a task's config asks for, from disk or RDKit's list; of the same fields, the same molecules.
+
+    Raises what `load_nci`, `load_stored` and `fraction_of` raise.
+    """
+    common = {"validation": config.data.validation, "seed": config.seed, "margin": MARGIN + config.translation}
+    if config.data.folder:
+        found = load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
+    else:
+        sizes = {"limit": config.data.limit, "max_heavy_atoms": config.data.max_heavy_atoms}
+        found = load_nci(grid, **sizes, **common, cache_dir=cache_dir)
+    train = training_sets(fraction_of(found.train, config.data.fraction, config.seed), config.data.buckets)
+    wanted = min(config.evaluation.molecules, len(found.validation))
+    return Loaded(train, found.validation.subset(np.arange(wanted)), found)
 
 
 def batches(data: Structures, batch_size: int) -> list[Structures]:

@@ -38,6 +38,8 @@ class Pair(NamedTuple):
     x: Any
     y: Any
     weight: Float[Array, " batch"]
+    mask: Any = None  # components of y that count, as for `decompose`; None: all
+    irreducible: Float[Array, " batch"] | None = None  # the loss that no model can remove, where it is known
 
 
 class Task(NamedTuple):
@@ -58,27 +60,37 @@ class Task(NamedTuple):
     predict: Callable[[Params, Any], Any]  # a batch of inputs -> predictions
     symmetry: Symmetry
     element_key: PRNGKeyArray  # of the group elements of every measurement
+    irreducible_from: str | None = None  # where the irreducible loss of its pairs is from
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
-        x, y, weight = self.pair(batch)
-        settings = {"key": self.element_key, "weight": weight, **settings}
-        return decompose(lambda x: self.predict(params, x), self.symmetry, x, y, **settings)
+        pair = self.pair(batch)
+        known = {"irreducible": pair.irreducible, "irreducible_from": self.irreducible_from}
+        settings = {"key": self.element_key, **_counted(pair), **known, **settings}
+        return decompose(lambda x: self.predict(params, x), self.symmetry, pair.x, pair.y, **settings)
 
     def gradients(self, params: Params, batch: Batch, **axes: AxisName) -> Gradients:
         """Gradients of the components on a validation batch (of the squared error, whatever the training loss)."""
-        x, y, weight = self.pair(batch)
-        return gradients(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **axes)
+        pair = self.pair(batch)
+        settings = {"key": self.element_key, **_counted(pair), **axes}
+        return gradients(self.predict, params, self.symmetry, pair.x, pair.y, **settings)
 
     def reconstruction(self, params: Params, batch: Batch, **settings) -> Reconstruction:
         """Eq. 4 for each element of the symmetry's measure on a validation batch; results add up."""
-        x, y, weight = self.pair(batch)
-        return reconstruction(lambda x: self.predict(params, x), self.symmetry, x, y, weight=weight, **settings)
+        pair = self.pair(batch)
+        settings = {**_counted(pair), **settings}
+        return reconstruction(lambda x: self.predict(params, x), self.symmetry, pair.x, pair.y, **settings)
 
     def components(self, params: Params, batch: Batch, **settings) -> Components:
         """The components on a validation batch as functions of chosen parameters (`only=...`)."""
-        x, y, weight = self.pair(batch)
-        return components(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **settings)
+        pair = self.pair(batch)
+        settings = {"key": self.element_key, **_counted(pair), **settings}
+        return components(self.predict, params, self.symmetry, pair.x, pair.y, **settings)
+
+
+def _counted(pair: Pair) -> dict[str, Any]:
+    """What of a pair counts, and how much."""
+    return {"weight": pair.weight, "mask": pair.mask}
 
 
 def size_of(rows: Rows | Streamed) -> int:

@@ -73,7 +73,7 @@ def test_a_network_of_symmetric_kernels_is_equivariant_if_its_downsampling_is(tr
     params = jax.jit(model.init)(jax.random.key(0))
     parts, _ = study.symmetric_kernels(params)
     twin = insert(params, parts.scaled(0.0))
-    x, y, _ = model.pair(first_of(model.train[0], 2))
+    x, y, *_ = model.pair(first_of(model.train[0], 2))
     d = jax.jit(lambda p: es.decompose(lambda x: model.predict(p, x), model.symmetry, x, y, key=jax.random.key(0)))
     assert d(params).percent > 1
     assert d(twin).percent < 1e-6, "exactly equivariant up to rounding"

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import pathlib
+import shlex
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from configs import denoise_voxels
 from configs.studies import voxmol_percent
 from equiscale.studies import sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
+from experiments.study import config_of, training_command
 
 STUDIES = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 STUDY = Study(
@@ -53,19 +55,31 @@ def test_runs_are_all_combinations_and_later_axes_win():
 
 
 def test_a_field_that_the_task_does_not_have_is_named():
-    base = denoise_voxels.get_config("smoke")
-    STUDY.check(base)
+    STUDY.check(config_of)
     with pytest.raises(ValueError, match=r"training\.stepz is no field of configs/denoise_voxels\.py"):
-        STUDY._replace(overrides={"training.stepz": 4}).check(base)
+        STUDY._replace(overrides={"training.stepz": 4}).check(config_of)
+
+
+def test_a_choice_of_an_axis_may_be_another_task():
+    axis = Axis("kind", {"voxels": {}, "points": {"task": "denoise_points", "noise_sigma": 0.2}})
+    study = STUDY._replace(axes=(axis, one_field("seed", 0, 1)))
+    assert [run.task for run in study.runs()] == ["denoise_voxels"] * 2 + ["denoise_points"] * 2
+    assert study.runs()[-1].overrides == {"training.steps": 4, "noise_sigma": 0.2, "seed": 1}
+    assert study.tasks == ["denoise_voxels", "denoise_points"] and STUDY.tasks == ["denoise_voxels"]
+    assert [study.arm(run) for run in study.runs()] == ["voxels"] * 2 + ["points"] * 2
+    command = shlex.join(training_command(study, study.runs()[-1], pathlib.Path("run")))
+    assert "--config=configs/denoise_points.py" in command and "task" not in command.replace("denoise", "")
+    study.check(config_of)
+    with pytest.raises(ValueError, match=r"grid\.radius is no field of configs/denoise_points\.py"):
+        study._replace(overrides={"grid.radius": 0.4}).check(config_of)
 
 
 @pytest.mark.parametrize("name", [p.stem for p in STUDIES.glob("*.py") if p.stem != "__init__"])
 @pytest.mark.parametrize("scale", sweep.SCALES)
 def test_every_scale_of_every_study_fits_its_task(name, scale):
     config = importlib.import_module(f"configs.studies.{name}").get_config(scale)
-    default = denoise_voxels.get_config(config.base.preset)
-    study = Study.of(config, default)
-    study.check(default)
+    study = Study.of(config, config_of(config.base.task, config.base.preset))
+    study.check(config_of)
     assert study.runs()
 
 
@@ -118,10 +132,25 @@ def test_the_report_says_what_is_there_and_what_is_not(tmp_path):
     )
 
 
+def test_tasks_share_a_figure_of_percents_and_none_of_losses(tmp_path):
+    axis = Axis("kind", {"voxels": {}, "points": {"task": "denoise_points"}})
+    study = STUDY._replace(axes=(axis,))
+    for run in study.runs():
+        more = {"percent_reducible": 5.0, "percent_reducible_stderr": 0.2} if run.task == "denoise_points" else {}
+        write_run(tmp_path / run.name, [row(0, 60.0) | more, row(4, 4.0) | more])
+    found = {run.name: sweep.progress(tmp_path / run.name) for run in study.runs()}
+    page = sweep_report.write(tmp_path, study, found, {}, "the command").read_text()
+    assert (tmp_path / "percent.png").exists() and not (tmp_path / "cost.png").exists()
+    assert "% of reducible loss" in page and "5 ± 0.4" in page and "units of their own" in page
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [r["percent_reducible"] for r in rows] == ["", "5.0"]
+
+
 def test_nothing_measured_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="nothing to report"):
         sweep_report.write(tmp_path, STUDY, {}, {}, "")
 
 
 def test_a_run_that_was_not_begun_has_no_progress(tmp_path):
-    assert sweep.progress(tmp_path / Run({"seed": "0"}, {}).name) is None
+    assert sweep.progress(tmp_path / Run({"seed": "0"}, {}, "denoise_voxels").name) is None
