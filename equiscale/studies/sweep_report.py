@@ -13,8 +13,14 @@ from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.studies.sweep import Progress, Study
+from equiscale.training.run_folder import flat
 
 VALUES = ("total", "mean", "equiv", "percent")
+# Of instruments, where all runs took them: how they are called in a row, in results.csv and in the table.
+INSTRUMENT_VALUES = {
+    "alignment.equivariant": "latents' disagreement",
+    "alignment.invariant": "that of their means",
+}
 LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
 MOST_PANELS = 6
 
@@ -28,9 +34,9 @@ def over_seeds(curves: Sequence[Rows]) -> list[dict[str, Any]]:
     steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
     found = []
     for step in steps:
-        rows = [next(row for row in curve if row["step"] == step) for curve in curves]
+        rows = [dict(flat(next(row for row in curve if row["step"] == step))) for curve in curves]
         merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
-        for name in VALUES:
+        for name in (*VALUES, *(name for name in INSTRUMENT_VALUES if all(name in row for row in rows))):
             values = np.array([row[name] for row in rows])
             within = np.mean([row[f"{name}_stderr"] ** 2 for row in rows])
             between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
@@ -109,7 +115,7 @@ def write(
 def _last(arm: str, curve: Rows) -> dict[str, Any]:
     last = curve[-1]
     row = {"arm": arm, "seeds": last["n_seeds"], "step": last["step"]}
-    for name in VALUES:
+    for name in (name for name in (*VALUES, *INSTRUMENT_VALUES) if name in last):
         row |= {name: last[name], f"{name}_stderr": last[f"{name}_stderr"]}
     row |= {name: last[name] for name in ("flop", "train_seconds") if name in last}
     return row | {f"first_step_under_{level:g}_percent": first_below(curve, level) for level in LEVELS}
@@ -118,6 +124,8 @@ def _last(arm: str, curve: Rows) -> dict[str, Any]:
 def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
     header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
     header += tuple(f"first under {level:g} %" for level in LEVELS)
+    instruments = {name: title for name, title in INSTRUMENT_VALUES.items() if all(name in row for row in rows)}
+    header += tuple(instruments.values())
     lines = []
     for row in rows:
         curve = arms[row["arm"]]
@@ -132,6 +140,7 @@ def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
                 percent_text(curve[-1]),
                 percent_text(curve[0]),
                 *("not yet" if step is None else f"step {step}" for step in crossings),
+                *(f"{row[name]:.3f} ± {2 * row[f'{name}_stderr']:.3f}" for name in instruments),
             )
         )
     return table(header, lines) + "<p>± are two standard errors over validation examples and seeds.</p>"

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from equiscale.actions import Action
 from equiscale.components import Components, components
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
@@ -40,6 +41,17 @@ class Pair(NamedTuple):
     weight: Float[Array, " batch"]
 
 
+class Latent(NamedTuple):
+    """What a model makes of its inputs on the way, and how it should turn: `act` is the action on one example's.
+
+    The first `n_scalars` channels (None: all) are mixed with no others by `act`.
+    """
+
+    encode: Callable[[Params, Any], Float[Array, "batch c ..."]]
+    act: Action
+    n_scalars: int | None = None
+
+
 class Task(NamedTuple):
     """A model with its loss, data and symmetry.
 
@@ -58,6 +70,7 @@ class Task(NamedTuple):
     predict: Callable[[Params, Any], Any]  # a batch of inputs -> predictions
     symmetry: Symmetry
     element_key: PRNGKeyArray  # of the group elements of every measurement
+    latent: Latent | None = None  # where the model has one that is worth a look
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
