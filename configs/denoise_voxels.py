@@ -41,6 +41,10 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.model.dtype = "float32"  # of the computation; parameters, losses and metrics are float32 always
     config.model.remat = False  # recompute blocks in the backward pass: less memory, a third more time
 
+    config.alignment = ConfigDict()  # of latents of turned molecules, see equiscale.tasks.alignment
+    config.alignment.weight = 0.0  # of that loss beside the denoising loss; at 0 there is none
+    config.alignment.kind = "equivariant"  # or "invariant"
+
     config.training = ConfigDict()  # see equiscale.training.settings
     config.training.steps = 500
     config.training.batch_size = 8
@@ -64,7 +68,8 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.evaluation.points = 9
     config.evaluation.at = (0,)  # steps to evaluate at besides
     # Measured at evaluations besides the decomposition: gradients, extremes (of the Hessians), spectrum (dense: small
-    # choices of parameters). Each molecule costs two plain gradients a rotation.
+    # choices of parameters), of which each molecule costs two plain gradients a rotation; and alignment (of latents, on
+    # all validation molecules).
     config.evaluation.instruments = ("gradients",)
     config.evaluation.instrument_molecules = 2
     config.evaluation.curvature_of = "head/*"  # parameters whose Hessians are meant

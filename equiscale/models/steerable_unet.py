@@ -28,6 +28,7 @@ import numpy as np
 from flax.typing import Dtype
 from jax import Array, lax
 
+from equiscale import actions
 from equiscale.models.conv3d import conv3d
 
 # Fields of `SteerableUNet` besides `n_elements`, named by the number of parameters. arXiv 2507.09753 trained 0.5
@@ -274,6 +275,15 @@ class SteerableUNet(nn.Module):
         """Of the fields of a level, counted from the finest grid, ordered by degree."""
         sign = -1 if self.parity else 1
         return e3nn.Irreps([(m * 2**level, (degree, sign**degree)) for degree, m in enumerate(self.multiplicities)])
+
+    def action(self, level: int) -> actions.Action:
+        """How a rotation of the cube turns the fields of a level, `[c, l, l, l]`: its grid and its irreps."""
+        of_components = actions.irreps(str(self.irreps(level)))
+
+        def act(g, z):
+            return jnp.moveaxis(of_components(g, jnp.moveaxis(actions.grid(g, z), -4, -1)), -1, -4)
+
+        return act
 
     def _check(self, x: Array) -> None:
         if self.kernel_size not in (3, 5):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -133,12 +132,7 @@ def latent_action(model: VoxelUNet | SteerableUNet, latent: str) -> Action:
             f"how the latent {latent!r} of a steerable network turns is not known: choose a whole block, such as "
             f"{default_latent(model)}"
         )
-    on_channels = es.irreps(str(model.irreps(int(block[1]))))
-
-    def act(g, z):
-        return jnp.moveaxis(on_channels(g, jnp.moveaxis(es.grid(g, z), -4, -1)), -1, -4)
-
-    return act
+    return model.action(int(block[1]))
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------

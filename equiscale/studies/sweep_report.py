@@ -15,9 +15,15 @@ from equiscale.studies.averages import over_seeds
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.studies.sweep import Progress, Study
+from equiscale.training.run_folder import flat
 
 VALUES = ("total", "mean", "equiv", "percent")
-REDUCIBLE = "percent_reducible"  # only of tasks that know of an irreducible loss
+# Where all runs have them: how they are called in a row, in results.csv, and in the table.
+MORE_VALUES = {
+    "percent_reducible": "% of reducible loss",
+    "alignment.equivariant": "latents' disagreement",
+    "alignment.invariant": "that of their means",
+}
 LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
 MOST_PANELS = 6
 
@@ -32,9 +38,9 @@ def mean_curve(curves: Sequence[Rows]) -> list[dict[str, Any]]:
     steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
     found = []
     for step in steps:
-        rows = [next(row for row in curve if row["step"] == step) for curve in curves]
+        rows = [dict(flat(next(row for row in curve if row["step"] == step))) for curve in curves]
         merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
-        for name in (*VALUES, *([REDUCIBLE] if all(REDUCIBLE in row for row in rows) else [])):
+        for name in (*VALUES, *(name for name in MORE_VALUES if all(name in row for row in rows))):
             mean, error = over_seeds([row[name] for row in rows], [row[f"{name}_stderr"] for row in rows])
             merged |= {name: mean, f"{name}_stderr": error}
         rates = [rate for curve in curves if (rate := _rates(curve))]
@@ -121,17 +127,17 @@ def write(
 def _last(arm: str, curve: Rows) -> dict[str, Any]:
     last = curve[-1]
     row = {"arm": arm, "seeds": last["n_seeds"], "step": last["step"]}
-    for name in VALUES:
+    for name in (name for name in (*VALUES, *MORE_VALUES) if name in last):
         row |= {name: last[name], f"{name}_stderr": last[f"{name}_stderr"]}
-    optional = (REDUCIBLE, f"{REDUCIBLE}_stderr", "flop", "train_seconds")
-    row |= {name: last[name] for name in optional if name in last}
+    row |= {name: last[name] for name in ("flop", "train_seconds") if name in last}
     return row | {f"first_step_under_{level:g}_percent": first_below(curve, level) for level in LEVELS}
 
 
 def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
     header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
     header += tuple(f"first under {level:g} %" for level in LEVELS)
-    header += ("% of reducible loss",) if any(REDUCIBLE in row for row in rows) else ()
+    more = {name: title for name, title in MORE_VALUES.items() if all(name in row for row in rows)}
+    header += tuple(more.values())
     lines = []
     for row in rows:
         curve = arms[row["arm"]]
@@ -146,7 +152,7 @@ def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
                 percent_text(curve[-1]),
                 percent_text(curve[0]),
                 *("not yet" if step is None else f"step {step}" for step in crossings),
-                *([f"{row[REDUCIBLE]:.3g} ± {2 * row[f'{REDUCIBLE}_stderr']:.1g}"] if REDUCIBLE in row else []),
+                *(f"{row[name]:.3g} ± {2 * row[f'{name}_stderr']:.1g}" for name in more),
             )
         )
     return table(header, lines) + "<p>± are two standard errors over validation examples and seeds.</p>"

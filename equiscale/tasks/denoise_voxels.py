@@ -19,6 +19,7 @@ from equiscale.data.voxels import Grid, voxelise
 from equiscale.models import steerable_unet, voxel_unet
 from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import VoxelUNet
+from equiscale.tasks.alignment import KINDS, OFF, Alignment, disagreement
 from equiscale.tasks.augmentations import augment
 from equiscale.tasks.molecule_sets import (
     MoleculeSplit,
@@ -27,7 +28,7 @@ from equiscale.tasks.molecule_sets import (
     load,
     structures,
 )
-from equiscale.tasks.task import Pair, Params, Streamed, Task
+from equiscale.tasks.task import Latent, Pair, Params, Streamed, Task
 
 SYMMETRY = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=es.grid)
 
@@ -55,14 +56,23 @@ def make_task(
     noise_sigma: float,
     augmentation: str,
     translation: float = 0.0,
+    alignment: Alignment = OFF,
     evaluation_batch: int,
     seed: int,
 ) -> Task:
     """The task on given structures: training examples are turned and moved, as `augment` says.
 
     The training loss is the published one, the squared error summed over voxels and channels, averaged over the batch.
-    Raises ValueError for an unknown augmentation.
+    To it `alignment` adds its weight times A (see `equiscale.tasks.alignment`) times the clean grids' squared norm,
+    summed and averaged alike: at weight 1 unrelated latents cost as much as predicting nothing, on any grid.
+
+    Raises ValueError for an unknown augmentation, and for an alignment that is not one or of a steerable model.
     """
+    if alignment.check().weight > 0 and isinstance(model, SteerableUNet):
+        raise ValueError(
+            f"alignment.weight {alignment.weight}: a steerable model's latents turn with the molecule by construction, "
+            "so there is nothing to align; set it to 0 or choose a plain model"
+        )
     augmented = augment(augmentation, translation)
     validation_noise, element_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
 
@@ -82,6 +92,22 @@ def make_task(
         prediction = model.apply({"params": params}, noisy, train=True, rngs={"dropout": key})
         return jnp.square(prediction - clean).sum() / len(clean)
 
+    def aligned_loss(params, batch, key):
+        noisy, clean = batch
+
+        def forward(x, key):
+            variables, rngs = {"params": params}, {"dropout": key}
+            prediction, sown = model.apply(variables, x, train=True, rngs=rngs, mutable="intermediates")
+            return prediction, sown["intermediates"]["latent"][0]
+
+        prediction, latent = forward(noisy, key)
+        turn_key, dropout_key = jax.random.split(jax.random.fold_in(key, 1))
+        g = jax.vmap(es.octahedral.random)(jax.random.split(turn_key, len(noisy)))
+        _, of_turned = forward(jax.vmap(es.grid)(g, noisy), dropout_key)
+        turned, of_turned = map(KINDS[alignment.kind], (jax.vmap(es.grid)(g, latent), of_turned))
+        scale = alignment.weight * jnp.square(clean).sum()
+        return (jnp.square(prediction - clean).sum() + scale * disagreement(turned, of_turned)) / len(clean)
+
     def pair(batch: Structures) -> Pair:
         clean = densities(grid, batch.positions, batch.species)
         return Pair(add_noise(clean, noise_sigma, validation_noise, batch.ids), clean, batch.weight)
@@ -91,13 +117,26 @@ def make_task(
         init=init,
         train=train,
         sample=sample,
-        loss=loss,
+        loss=aligned_loss if alignment.weight else loss,
         validation=batches(validation, evaluation_batch),
         pair=pair,
         predict=predict,
         symmetry=SYMMETRY,
         element_key=element_key,
+        latent=latent_of(model),
     )
+
+
+def latent_of(model: VoxelUNet | SteerableUNet) -> Latent:
+    """The grid on the coarsest level: of the plain model channels of scalars, of the steerable one fields of irreps."""
+
+    def encode(params, x):
+        return model.apply({"params": params}, x, mutable="intermediates")[1]["intermediates"]["latent"][0]
+
+    if not isinstance(model, SteerableUNet):
+        return Latent(encode, es.grid)
+    coarsest = model.n_levels - 1
+    return Latent(encode, model.action(coarsest), n_scalars=model.irreps(coarsest)[0].mul)
 
 
 class Experiment(NamedTuple):
@@ -135,6 +174,7 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         noise_sigma=config.noise_sigma,
         augmentation=augmentation,
         translation=config.translation,
+        alignment=Alignment(**config.alignment),
         evaluation_batch=config.evaluation.batch_size,
         seed=config.seed,
     )

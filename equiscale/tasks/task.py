@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from equiscale.actions import Action
 from equiscale.components import Components, components
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
@@ -42,6 +43,17 @@ class Pair(NamedTuple):
     irreducible: Float[Array, " batch"] | None = None  # the loss that no model can remove, where it is known
 
 
+class Latent(NamedTuple):
+    """What a model makes of its inputs on the way, and how it should turn: `act` is the action on one example's.
+
+    The first `n_scalars` channels (None: all) are mixed with no others by `act`.
+    """
+
+    encode: Callable[[Params, Any], Float[Array, "batch c ..."]]
+    act: Action
+    n_scalars: int | None = None
+
+
 class Task(NamedTuple):
     """A model with its loss, data and symmetry.
 
@@ -61,6 +73,7 @@ class Task(NamedTuple):
     symmetry: Symmetry
     element_key: PRNGKeyArray  # of the group elements of every measurement
     irreducible_from: str | None = None  # where the irreducible loss of its pairs is from
+    latent: Latent | None = None  # where the model has one that is worth a look
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""

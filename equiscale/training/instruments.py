@@ -3,16 +3,19 @@
 The loop takes any such function; those here are made for a task from a few settings.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from equiscale import curvature
+from equiscale import actions, curvature
 from equiscale.spectrum import Spectrum
+from equiscale.tasks import alignment
 from equiscale.tasks.task import Task, first_of
-from equiscale.training.devices import everywhere
+from equiscale.training.devices import everywhere, spread_examples
 from equiscale.training.evaluate import make_gradients
 
 Instrument = Callable[[Any], Mapping[str, Any]]
@@ -50,7 +53,55 @@ def spectrum_instrument(task: Task, mesh: Mesh, *, examples: int, only: str, **_
     return measure
 
 
-INSTRUMENTS = {"gradients": gradient_instrument, "extremes": extremes_instrument, "spectrum": spectrum_instrument}
+def alignment_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
+    """How far latents of turned inputs disagree (see `equiscale.tasks.alignment`), whether training minds it or not.
+
+    On all validation examples, each turned by every element of the task's measure (the same for all if it draws them).
+    Raises ValueError for a task without a latent.
+    """
+    if task.latent is None:
+        raise ValueError(f"the task {task.name!r} names no latent to align: leave out the instrument alignment")
+    (encode, act, n_scalars), sym = task.latent, task.symmetry
+    elements = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), sym.measure.draw(task.element_key))
+
+    def both_kinds(z):
+        few = z[:, :n_scalars]  # the mean of a vector turns and is not meant to stay
+        return {"equivariant": alignment.spatial(z), "invariant": alignment.pooled(few)}
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def latents(params, batch):
+        """g phi(x) and phi(g x) for each g, by kind, and the weights of the examples."""
+        x, _, weight = task.pair(spread_examples(batch, mesh))
+        z = encode(params, x)
+
+        def turned(g):
+            of_turned = encode(params, actions.apply(sym.act_in, g, x, shared=True))
+            return both_kinds(actions.apply(act, g, z, shared=True, what="latent")), both_kinds(of_turned)
+
+        return jax.lax.map(turned, elements), weight
+
+    batches = [everywhere(batch, mesh) for batch in task.validation]
+
+    def measure(params):
+        params, parts = everywhere(params, mesh), {kind: [] for kind in alignment.KINDS}
+        for batch in batches:
+            (a, b), weight = jax.device_get(latents(params, batch))
+            for kind, of_kind in parts.items():
+                of_kind.append(alignment.Sums.of(a[kind][:, weight > 0], b[kind][:, weight > 0]))
+        record = {"measure": sym.measure.name}
+        for kind, of_kind in parts.items():
+            record[kind], record[f"{kind}_stderr"] = alignment.measured(alignment.joined(of_kind))
+        return record
+
+    return measure
+
+
+INSTRUMENTS = {
+    "gradients": gradient_instrument,
+    "extremes": extremes_instrument,
+    "spectrum": spectrum_instrument,
+    "alignment": alignment_instrument,
+}
 
 
 def make_instruments(names: tuple[str, ...], task: Task, mesh: Mesh, **settings) -> dict[str, Instrument]:
