@@ -31,7 +31,7 @@ from equiscale.studies.latent_measures import (
     probes,
     representations,
 )
-from equiscale.tasks import denoise_voxels
+from equiscale.tasks import denoise_voxels, voxels
 from equiscale.tasks.molecule_sets import MoleculeSplit, Structures, batches, structures
 from equiscale.training.checkpoints import restore_params, saved_steps
 
@@ -131,8 +131,8 @@ def measure_run(
 
     @jax.jit
     def noisy(batch):
-        clean = denoise_voxels.densities(grid, batch.positions, batch.species)
-        return denoise_voxels.add_noise(clean, config.noise_sigma, noise_key, batch.ids)
+        clean = voxels.densities(grid, batch.positions, batch.species)
+        return voxels.add_noise(clean, config.noise_sigma, noise_key, batch.ids)
 
     grids, targets, rows = [noisy(batch) for batch in parts], probe_targets(data), []
     # Before anything is measured: a latent that is not there or no grid is refused here.

@@ -5,49 +5,21 @@ percentages are squared error per voxel and channel.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 import equiscale as es
-from equiscale.data.molecules import Molecules
-from equiscale.data.voxels import Grid, voxelise
-from equiscale.models import steerable_unet, voxel_unet
+from equiscale.data.voxels import Grid
 from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import VoxelUNet
-from equiscale.tasks.augmentations import AUGMENTATIONS
-from equiscale.tasks.molecule_sets import (
-    MARGIN,
-    MoleculeSplit,
-    Structures,
-    batches,
-    fraction_of,
-    load_nci,
-    load_stored,
-    structures,
-    training_sets,
-)
+from equiscale.tasks.molecule_sets import Structures, batches, fraction_of, structures, training_sets
 from equiscale.tasks.task import Pair, Params, Streamed, Task
+from equiscale.tasks.voxels import Experiment, add_noise, densities, grid_of, load_molecules, make_move, model_of
 
 SYMMETRY = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=es.grid)
-
-MODELS = {name: (VoxelUNet, fields) for name, fields in voxel_unet.PRESETS.items()}
-MODELS |= {f"steerable_{name}": (SteerableUNet, fields) for name, fields in steerable_unet.PRESETS.items()}
-
-
-def densities(grid: Grid, positions: Float[Array, "n atoms 3"], species: Int[Array, "n atoms"]):
-    """Clean voxel grids `[n, channels, length, length, length]`."""
-    return jax.vmap(lambda p, s: voxelise(p, s, grid))(positions, species)
-
-
-def add_noise(clean: Float[Array, "n channels x y z"], sigma: float, key: PRNGKeyArray, ids: Int[Array, " n"]):
-    """clean + sigma eps, each example's eps drawn by its own id: the same in any batch."""
-    eps = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), clean.shape[1:]))(ids)
-    return clean + sigma * eps
 
 
 def make_task(
@@ -67,9 +39,7 @@ def make_task(
     Each is moved by up to `translation` angstrom along each axis. The training loss is the published one, the squared
     error summed over voxels and channels, averaged over the batch. Raises ValueError for an unknown augmentation.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise ValueError(f"augmentation {augmentation!r} is none of {', '.join(AUGMENTATIONS)}")
-    turn = AUGMENTATIONS[augmentation]
+    move = make_move(augmentation, translation)
     validation_noise, element_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
 
     def init(key):
@@ -77,15 +47,8 @@ def make_task(
 
     def sample(rows: Structures, key):
         turn_key, noise_key = jax.random.split(key)
-        positions = rows.positions
-        if turn is not None:
-            g = jax.vmap(turn)(jax.random.split(turn_key, len(positions)))
-            positions = jax.vmap(es.vectors)(g, positions)
-        if translation:
-            shift_key = jax.random.fold_in(turn_key, 0)
-            shift = jax.random.uniform(shift_key, (len(positions), 1, 3), minval=-translation, maxval=translation)
-            positions = positions + shift
-        clean = densities(grid, positions, rows.species)
+        moved = move(rows, turn_key)
+        clean = densities(grid, moved.positions, moved.species)
         return clean + noise_sigma * jax.random.normal(noise_key, clean.shape), clean
 
     def predict(params, noisy):
@@ -114,45 +77,20 @@ def make_task(
     )
 
 
-class Experiment(NamedTuple):
-    """A configured task with what its report needs besides."""
-
-    task: Task
-    grid: Grid
-    molecules: MoleculeSplit
-    validation: Molecules  # those that are measured
-
-    @property
-    def reports(self) -> tuple[str, ...]:
-        """Where the data is from and what was left out."""
-        return self.molecules.reports
-
-
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
     """The configured task with one of its augmentations; molecules come from the cache where it has them.
 
-    Raises what `load_nci`, `load_stored`, `make_model` and `make_task` raise.
+    Raises what `load_molecules`, `model_of` and `make_task` raise.
     """
-    grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
-    common = {"validation": config.data.validation, "seed": config.seed, "margin": MARGIN + config.translation}
-    if config.data.folder:
-        molecules = load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
-    else:
-        sizes = {"limit": config.data.limit, "max_heavy_atoms": config.data.max_heavy_atoms}
-        molecules = load_nci(grid, **sizes, **common, cache_dir=cache_dir)
+    grid = grid_of(config)
+    molecules = load_molecules(config, grid, cache_dir)
     wanted = min(config.evaluation.molecules, len(molecules.validation))
     validation = molecules.validation.subset(np.arange(wanted))
     task = make_task(
         grid,
         training_sets(fraction_of(molecules.train, config.data.fraction, config.seed), config.data.buckets),
         structures(validation),
-        model=make_model(
-            config.model.preset,
-            grid,
-            dropout=config.model.dropout,
-            dtype=None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype),
-            remat=config.model.remat,
-        ),
+        model=model_of(config, grid),
         noise_sigma=config.noise_sigma,
         augmentation=augmentation,
         translation=config.translation,
@@ -160,14 +98,6 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         seed=config.seed,
     )
     return Experiment(task, grid, molecules, validation)
-
-
-def make_model(preset: str, grid: Grid, **fields) -> VoxelUNet | SteerableUNet:
-    """A U-Net by preset name, with single fields overridden. Raises ValueError for an unknown preset."""
-    if preset not in MODELS:
-        raise ValueError(f"model preset {preset!r} is none of {', '.join(MODELS)}")
-    model, preset_fields = MODELS[preset]
-    return model(n_elements=len(grid.elements), **{**preset_fields, **fields})
 
 
 def sample_densities(

@@ -1,6 +1,6 @@
 """Molecules as tasks take them: filtered, split by compound, in shape buckets, in memory or streamed from disk."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ MARGIN = 1.0  # angstrom between an atom and the grid's faces, where its density
 
 
 class Structures(NamedTuple):
-    """Molecules as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise."""
+    """Molecules as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise, `labels` are a task's own."""
 
     positions: Float[Array, "n atoms 3"]  # angstrom, centred
     species: Int[Array, "n atoms"]
     ids: Int[Array, " n"]
     weight: Float[Array, " n"]
+    labels: Any = ()  # a pytree of arrays [n, ...]
 
 
 class MoleculeSplit(NamedTuple):
@@ -101,37 +102,47 @@ def fraction_of(molecules: Molecules | StoredMolecules, fraction: float, seed: i
     return molecules.select(rows) if isinstance(molecules, StoredMolecules) else molecules.subset(rows)
 
 
-def structures(molecules: Molecules) -> Structures:
+def structures(molecules: Molecules, labels: Any = ()) -> Structures:
     """Centred positions on the device, with ids counting up."""
     n = len(molecules)
     positions, species = jnp.asarray(molecules.positions), jnp.asarray(molecules.species)
-    return Structures(centre(positions, species), species, jnp.arange(n), jnp.ones(n))
+    return Structures(
+        centre(positions, species), species, jnp.arange(n), jnp.ones(n), jax.tree.map(jnp.asarray, labels)
+    )
 
 
-def training_sets(molecules: Molecules | StoredMolecules, most_buckets: int) -> list[Structures | Streamed]:
+def training_sets(
+    molecules: Molecules | StoredMolecules, most_buckets: int, labels: Any = ()
+) -> list[Structures | Streamed]:
     """One set a shape bucket, padded to its longest molecule; those on disk are streamed.
 
-    A single bucket of molecules in memory stays padded as it is.
+    `labels` are a pytree of NumPy arrays, one row a molecule. A single bucket of molecules in memory stays padded as
+    it is.
     """
     lengths = bucket_lengths(molecules.n_atoms, most_buckets)
     rows = bucket_rows(molecules.n_atoms, lengths)
+    if len(rows) == 1 and isinstance(molecules, Molecules):
+        return [structures(molecules, labels)]
+    labelled = [jax.tree.map(lambda a: a[r], labels) for r in rows]  # noqa: B023
     if isinstance(molecules, StoredMolecules):
-        return [_streamed(molecules.select(r), length) for r, length in zip(rows, lengths, strict=True)]
-    if len(rows) == 1:
-        return [structures(molecules)]
+        return [
+            _streamed(molecules.select(r), length, of) for r, length, of in zip(rows, lengths, labelled, strict=True)
+        ]
     return [
-        structures(Molecules(m.positions[:, :length], m.species[:, :length], m.names, m.source))
-        for m, length in ((molecules.subset(r), length) for r, length in zip(rows, lengths, strict=True))
+        structures(Molecules(m.positions[:, :length], m.species[:, :length], m.names, m.source), of)
+        for m, length, of in zip((molecules.subset(r) for r in rows), lengths, labelled, strict=True)
     ]
 
 
-def _streamed(molecules: StoredMolecules, length: int) -> Streamed:
+def _streamed(molecules: StoredMolecules, length: int, labels: Any) -> Streamed:
     def read(indices: np.ndarray) -> Structures:
         positions, species = molecules.read(indices, length)
         real = (species > 0)[..., None]
         centroid = positions.sum(1, keepdims=True) / real.sum(1, keepdims=True)
+        centred = np.where(real, positions - centroid, 0)
         ids = molecules.rows[indices].astype(np.int32)
-        return Structures(np.where(real, positions - centroid, 0), species, ids, np.ones(len(indices), np.float32))
+        weight = np.ones(len(indices), np.float32)
+        return Structures(centred, species, ids, weight, jax.tree.map(lambda a: a[indices], labels))
 
     return Streamed(len(molecules), read)
 

@@ -13,7 +13,8 @@ from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients, gradients
 from equiscale.reconstruction import Reconstruction, reconstruction
-from equiscale.reduce import AxisName
+from equiscale.reduce import AxisName, Moments
+from equiscale.tasks.property_scores import Property, property_moments
 from equiscale.twirl import Symmetry
 
 Params = Any
@@ -45,7 +46,8 @@ class Task(NamedTuple):
 
     `train` holds the training examples, one set a shape bucket: arrays, which are kept on the devices, or `Streamed`.
     `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
-    `validation` batches, always the same for the same batch.
+    `validation` batches, always the same for the same batch. Parameters whose paths match `frozen` stay as they are
+    from the start. `properties` name the parts of a prediction that mean something by themselves.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Task(NamedTuple):
     predict: Callable[[Params, Any], Any]  # a batch of inputs -> predictions
     symmetry: Symmetry
     element_key: PRNGKeyArray  # of the group elements of every measurement
+    frozen: str = ""
+    properties: Sequence[Property] = ()
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
@@ -69,6 +73,12 @@ class Task(NamedTuple):
         """Gradients of the components on a validation batch (of the squared error, whatever the training loss)."""
         x, y, weight = self.pair(batch)
         return gradients(self.predict, params, self.symmetry, x, y, key=self.element_key, weight=weight, **axes)
+
+    def property_moments(self, params: Params, batch: Batch, **axes: AxisName) -> Moments:
+        """What the scores of `properties` are made of, on a validation batch; results add up."""
+        x, y, weight = self.pair(batch)
+        settings = {"key": self.element_key, "weight": weight, **axes}
+        return property_moments(lambda x: self.predict(params, x), self.symmetry, x, y, self.properties, **settings)
 
     def reconstruction(self, params: Params, batch: Batch, **settings) -> Reconstruction:
         """Eq. 4 for each element of the symmetry's measure on a validation batch; results add up."""

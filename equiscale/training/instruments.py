@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from equiscale import curvature
 from equiscale.spectrum import Spectrum
+from equiscale.tasks.property_scores import property_record
 from equiscale.tasks.task import Task, first_of
 from equiscale.training.devices import everywhere
-from equiscale.training.evaluate import make_gradients
+from equiscale.training.evaluate import make_gradients, make_scores
 
 Instrument = Callable[[Any], Mapping[str, Any]]
 
@@ -50,7 +51,23 @@ def spectrum_instrument(task: Task, mesh: Mesh, *, examples: int, only: str, **_
     return measure
 
 
-INSTRUMENTS = {"gradients": gradient_instrument, "extremes": extremes_instrument, "spectrum": spectrum_instrument}
+def properties_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
+    """How well each of the task's properties is predicted, by single predictions and by their average over the group.
+
+    On all validation examples. Raises ValueError for a task that has none.
+    """
+    if not task.properties:
+        raise ValueError(f"instrument 'properties' is for tasks that predict some, and {task.name!r} has none")
+    moments = make_scores(task, mesh)
+    return lambda params: property_record(moments(params), task.properties)
+
+
+INSTRUMENTS = {
+    "gradients": gradient_instrument,
+    "extremes": extremes_instrument,
+    "spectrum": spectrum_instrument,
+    "properties": properties_instrument,
+}
 
 
 def make_instruments(names: tuple[str, ...], task: Task, mesh: Mesh, **settings) -> dict[str, Instrument]:

@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import optax
+
+from equiscale.parameters import by_path, select
 
 
 class Settings(NamedTuple):
@@ -29,12 +32,26 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    """AdamW after a linear warm-up, of gradients clipped if asked for."""
+def make_optimizer(settings: Settings, frozen: str = "") -> optax.GradientTransformation:
+    """AdamW after a linear warm-up, of gradients clipped if asked for.
+
+    Parameters whose paths match `frozen` are left alone, by weight decay too, and no moments of theirs are kept.
+    Starting it raises ValueError where it matches none.
+    """
     top = settings.learning_rate
     rate = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
     adam = optax.adamw(rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay)
-    return adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
+    trained = adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
+    if not frozen:
+        return trained
+
+    def parts(params):
+        still = select(params, frozen)
+        return jax.tree.unflatten(
+            jax.tree.structure(params), ["still" if path in still else "trained" for path in by_path(params)]
+        )
+
+    return optax.multi_transform({"trained": trained, "still": optax.set_to_zero()}, parts)
 
 
 def evaluation_steps(settings: Settings) -> set[int]:
