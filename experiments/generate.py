@@ -41,8 +41,8 @@ from equiscale.rotations import cube
 from equiscale.sampling import walk_jump
 from equiscale.sampling.chains import Sampler, Schedule, walk_batches, write_arrays
 from equiscale.sampling.walk_jump import State, Walk
-from equiscale.tasks.denoise_voxels import Experiment, densities
-from equiscale.tasks.molecule_sets import structures
+from equiscale.tasks.molecule_sets import Experiment, structures
+from equiscale.tasks.voxels import densities
 from equiscale.training.checkpoints import restore_params
 from equiscale.training.devices import evaluation_mesh, everywhere, make_mesh
 from equiscale.training.interrupt import Stopped, StopRequest

@@ -21,17 +21,19 @@ and optimiser state too. The batch size is that over all devices; their number c
 All processes of a run share --workdir. Compiled programs are kept in $EQUISCALE_CACHE (~/.cache/equiscale).
 """
 
+import functools
 import pathlib
 
 import jax
 from absl import app, flags, logging
 
-from equiscale.tasks import denoise_points, denoise_voxels
+from equiscale.tasks import denoise_points, denoise_voxels, predict_properties
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run
 from equiscale.training.state import parameter_table
 from experiments.config import define_config, read_config, read_instruments, read_settings, use_cache
+from experiments.encoders import read_encoder
 
 CONFIG = define_config("denoise_voxels")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an interrupted one goes on", required=True)
@@ -49,7 +51,11 @@ flags.register_validator(
 )
 
 # Modules with `from_config`; each has a file of its name in configs/.
-TASKS = {"denoise_voxels": denoise_voxels, "denoise_points": denoise_points}
+TASKS = {
+    "denoise_voxels": denoise_voxels,
+    "denoise_points": denoise_points,
+    "predict_properties": predict_properties,
+}
 
 
 def load_experiment(config, only: str | None = None):
@@ -59,7 +65,9 @@ def load_experiment(config, only: str | None = None):
     if only is not None and config.task != only:
         raise ValueError(f"this command is for runs of {only}, and this run's task is {config.task}")
     augmentation = config.augmentation if "augmentation" in config else config.arm  # of an arm of the quickstart
-    return TASKS[config.task].from_config(config, augmentation, cache_dir=str(use_cache()))
+    starts = "encoder" in config and config.encoder.run  # from another run's parameters, read when they are needed
+    given = {"encoder": functools.partial(read_encoder, config)} if starts else {}
+    return TASKS[config.task].from_config(config, augmentation, cache_dir=str(use_cache()), **given)
 
 
 def main(argv):

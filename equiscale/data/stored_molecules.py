@@ -2,16 +2,27 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int
 
-from equiscale.data.molecules import SYMBOLS, BadMolecule, Molecules, Record, Skipped, check_record, tally
+from equiscale.data.molecules import (
+    SYMBOLS,
+    BadMolecule,
+    Molecules,
+    Record,
+    Skipped,
+    check_record,
+    from_records,
+    tally,
+)
 from equiscale.data.stored import StoredSet, open_set, write_set
 
 CHUNK = 65_536  # molecules looked at together, where all of them have to be
+BLOCK = 4_096  # written together where something is computed of them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +47,12 @@ class StoredMolecules:
     def compounds(self) -> np.ndarray:
         """A label of each molecule's compound, uint64 [n]."""
         return self.set.arrays["compound"][self.rows]
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What else is stored of each molecule, by name, `[n, ...]`: properties and labels."""
+        fields = {name for name, field in self.set.fields.items() if not field.ragged} - {"compound"}
+        return {name: self.set.arrays[name][self.rows] for name in sorted(fields)}
 
     def select(self, indices) -> "StoredMolecules":
         """Those of an index array or a boolean mask, still on disk."""
@@ -79,28 +96,38 @@ def write_molecules(
     records: Iterable[Record | BadMolecule],
     source: str,
     compound: Callable[[str, np.ndarray], str],
+    columns: Callable[[Molecules], Mapping[str, np.ndarray]] | None = None,
 ) -> tuple[StoredMolecules, Skipped]:
     """Write molecules to a new folder as they come; bad ones are left out and counted by reason.
 
     `compound(name, numbers)` labels what must not be split between training and validation, as `formula` does:
-    conformers of a compound share it (and so do isomers).
+    conformers of a compound share it (and so do isomers). `columns(molecules)` gives further numbers of each, by name
+    `[n, ...]`, NaN where not known; it is asked for some thousand molecules at a time.
     Raises what `write_set` raises.
     """
     outcomes = []
 
-    def examples() -> Iterator:
+    def good() -> Iterator[Record]:
         for record in records:
             try:
                 if isinstance(record, BadMolecule):
                     raise record
-                numbers, positions = check_record(*record)
+                checked = check_record(*record)
             except BadMolecule as error:
                 outcomes.append(error.reason)
                 continue
             outcomes.append(None)
-            digest = hashlib.sha256(compound(record[0], numbers).encode()).digest()
-            ragged = {"positions": positions, "species": numbers.astype(np.uint8)}
-            yield ragged, {"compound": np.frombuffer(digest[:8], "<u8")[0]}
+            yield record[0], *checked
+
+    def examples() -> Iterator:
+        molecules = good()
+        while block := list(itertools.islice(molecules, BLOCK if columns else 1)):
+            found = columns(from_records(block, source)) if columns else {}
+            for i, (name, numbers, positions) in enumerate(block):
+                digest = hashlib.sha256(compound(name, numbers).encode()).digest()
+                ragged = {"positions": positions, "species": numbers.astype(np.uint8)}
+                whole = {column: np.float32(values[i]) for column, values in found.items()}
+                yield ragged, {"compound": np.frombuffer(digest[:8], "<u8")[0], **whole}
 
     stored = write_set(folder, examples(), source)
     return StoredMolecules(stored, np.arange(len(stored))), tally(outcomes)

@@ -37,6 +37,7 @@ from equiscale.studies.latent_measures import (
 )
 from equiscale.tasks import denoise_voxels
 from equiscale.tasks.molecule_sets import MoleculeSplit, Structures, batches, structures
+from equiscale.tasks.voxels import add_noise, densities, make_model
 from equiscale.training.checkpoints import restore_params, saved_steps
 
 BATCH = 25  # molecules encoded at once
@@ -161,7 +162,7 @@ def measure_run(
     checkpoints = find_checkpoints(workdir, config, only, steps)
     experiment = denoise_voxels.from_config(config, next(iter(arms_of(config).values())), cache_dir)
     grid = experiment.grid
-    model = denoise_voxels.make_model(config.model.preset, grid)
+    model = make_model(config.model.preset, grid)
     latent = latent or default_latent(model)
     act_latent = latent_action(model, latent)
     molecules, n_validation = choose_molecules(experiment.molecules, n_molecules)
@@ -176,8 +177,8 @@ def measure_run(
 
     @jax.jit
     def noisy(batch):
-        clean = denoise_voxels.densities(grid, batch.positions, batch.species)
-        return denoise_voxels.add_noise(clean, config.noise_sigma, noise_key, batch.ids)
+        clean = densities(grid, batch.positions, batch.species)
+        return add_noise(clean, config.noise_sigma, noise_key, batch.ids)
 
     grids, targets, rows = [noisy(batch) for batch in parts], probe_targets(data), []
     # Before anything is measured: a latent that is not there or no grid is refused here.

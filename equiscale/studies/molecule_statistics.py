@@ -9,20 +9,11 @@ from jaxtyping import Bool, Float, Int
 
 from equiscale.data.chemistry import perceive, sanitised
 from equiscale.data.molecules import SYMBOLS, Molecules, Skipped
+from equiscale.data.properties import OF_BONDS, of_bonds
 
 N_ELEMENTS = len(SYMBOLS)
 BOND_TYPES = ("none", "single", "double", "triple")  # of a pair of atoms
-PROPERTIES = (
-    "logp",
-    "tpsa",
-    "heavy_atoms",
-    "molecular_weight",
-    "rings",
-    "qed",
-    "rotatable_bonds",
-    "h_donors",
-    "h_acceptors",
-)
+PROPERTIES = tuple(OF_BONDS)
 # The valences of a stable atom by element and formal charge, as published with MiDi (arXiv 2302.09048, its code's
 # `allowed_bonds`); a charge that is not here counts as 0. S has no 4: sulfoxides are unstable there, and here.
 STABLE_VALENCES = {
@@ -175,7 +166,6 @@ def _angles(numbers, orders, xyz) -> Float[np.ndarray, "m 2"]:
 def _chemistry(molecule) -> dict[str, Any]:
     """The number of connected parts, and SMILES and properties of the largest if it passes sanitisation."""
     from rdkit import Chem, rdBase
-    from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 
     parts = Chem.GetMolFrags(molecule, asMols=True, sanitizeFrags=False)
     largest = sanitised(max(parts, key=lambda part: part.GetNumAtoms()))
@@ -186,13 +176,5 @@ def _chemistry(molecule) -> dict[str, Any]:
         return {
             "n_fragments": len(parts),
             "smiles": Chem.MolToSmiles(largest, isomericSmiles=False),
-            "logp": Crippen.MolLogP(largest),
-            "tpsa": rdMolDescriptors.CalcTPSA(largest),
-            "heavy_atoms": largest.GetNumHeavyAtoms(),
-            "molecular_weight": Descriptors.MolWt(largest),
-            "rings": rdMolDescriptors.CalcNumRings(largest),
-            "qed": QED.qed(largest),
-            "rotatable_bonds": rdMolDescriptors.CalcNumRotatableBonds(largest),
-            "h_donors": rdMolDescriptors.CalcNumHBD(largest),
-            "h_acceptors": rdMolDescriptors.CalcNumHBA(largest),
+            **of_bonds(largest),
         }

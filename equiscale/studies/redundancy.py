@@ -153,7 +153,7 @@ def make_program(
 
     @jax.jit
     def losses(encoder, vector, own, turns, batch):
-        x, y, weight = task.pair(spread_examples(batch, mesh))
+        x, y, weight, *_ = task.pair(spread_examples(batch, mesh))
 
         def turned(g, x):
             return apply(es.grid, g, x, shared=True)

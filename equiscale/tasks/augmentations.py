@@ -1,13 +1,15 @@
 """What training molecules are turned by, by name: random rotations, one an example; and how they are moved."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import equiscale as es
-from equiscale import rotations
+from equiscale import actions, rotations
+from equiscale.tasks.molecule_sets import Structures
 
 Rotation = Float[Array, "3 3"]
 Positions = Float[Array, "n atoms 3"]
@@ -39,23 +41,28 @@ AUGMENTATIONS: dict[str, Callable[[PRNGKeyArray], Rotation] | None] = {
 }
 
 
-def augment(augmentation: str, translation: float = 0.0) -> Callable[[Positions, PRNGKeyArray], Positions]:
-    """`(positions, key) -> positions`: each molecule turned by one of `AUGMENTATIONS`, then moved as a whole.
+def augment(
+    augmentation: str, translation: float = 0.0, act_labels: Any = es.trivial
+) -> Callable[[Structures, PRNGKeyArray], Structures]:
+    """`(rows, key) -> rows`: each molecule turned, with its labels, by one of `AUGMENTATIONS`, then moved as a whole.
 
-    It is moved by up to `translation` angstrom along each axis. Raises ValueError for an unknown augmentation.
+    It is moved by up to `translation` angstrom along each axis, which labels do not see. Raises ValueError for an
+    unknown augmentation.
     """
     if augmentation not in AUGMENTATIONS:
         raise ValueError(f"augmentation {augmentation!r} is none of {', '.join(AUGMENTATIONS)}")
     turn = AUGMENTATIONS[augmentation]
 
-    def augmented(positions, key):
+    def augmented(rows: Structures, key: PRNGKeyArray) -> Structures:
+        positions, labels = rows.positions, rows.labels
         n = len(positions)
         if turn is not None:
             g = jax.vmap(turn)(jax.random.split(key, n))
             positions = jax.vmap(es.vectors)(g, positions)
+            labels = actions.apply(act_labels, g, labels)
         if translation:
             shift_key = jax.random.fold_in(key, 0)
             positions = positions + jax.random.uniform(shift_key, (n, 1, 3), minval=-translation, maxval=translation)
-        return positions
+        return rows._replace(positions=positions, labels=labels)
 
     return augmented

@@ -24,7 +24,7 @@ from equiscale.data.voxels import Grid, centre
 from equiscale.models.point_transformer import PRESETS, PointTransformer
 from equiscale.tasks.augmentations import augment
 from equiscale.tasks.measure_names import parse_measure
-from equiscale.tasks.molecule_sets import Loaded, Structures, batches, load, structures
+from equiscale.tasks.molecule_sets import Experiment, Structures, batches, load, structures
 from equiscale.tasks.task import Pair, Streamed, Task
 
 Positions = Float[Array, "n atoms 3"]
@@ -107,7 +107,7 @@ def make_task(
 
     def sample(rows: Structures, key):
         turn_key, noise_key = jax.random.split(key)
-        clean = augmented(rows.positions, turn_key)
+        clean = augmented(rows, turn_key).positions
         return noisy(clean, rows.species, noise_key, jnp.arange(len(clean))), clean
 
     def predict(params, x: Points):
@@ -138,19 +138,6 @@ def make_task(
     )
 
 
-class Experiment(NamedTuple):
-    """A configured task with what its report needs besides."""
-
-    task: Task
-    grid: Grid  # that its molecules fit
-    molecules: Loaded
-
-    @property
-    def reports(self) -> tuple[str, ...]:
-        """Where the data is from and what was left out."""
-        return self.molecules.split.reports
-
-
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
     """The configured task with one of its augmentations; molecules come from the cache where it has them.
 
@@ -177,7 +164,7 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         evaluation_batch=config.evaluation.batch_size,
         seed=config.seed,
     )
-    return Experiment(task, grid, molecules)
+    return Experiment(task, grid, molecules.split, molecules.validation)
 
 
 def make_model(preset: str, grid: Grid, **fields) -> PointTransformer:

@@ -5,46 +5,23 @@ percentages are squared error per voxel and channel.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 import equiscale as es
-from equiscale.data.molecules import Molecules
-from equiscale.data.voxels import Grid, voxelise
-from equiscale.models import steerable_unet, voxel_unet
+from equiscale.data.voxels import Grid
 from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import VoxelUNet
 from equiscale.tasks.alignment import KINDS, OFF, Alignment, disagreement
 from equiscale.tasks.augmentations import augment
-from equiscale.tasks.molecule_sets import (
-    MoleculeSplit,
-    Structures,
-    batches,
-    load,
-    structures,
-)
+from equiscale.tasks.molecule_sets import Experiment, Structures, batches, load, structures
 from equiscale.tasks.task import Latent, Pair, Params, Streamed, Task
+from equiscale.tasks.voxels import add_noise, densities, grid_of, model_of
 
 SYMMETRY = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=es.grid)
-
-MODELS = {name: (VoxelUNet, fields) for name, fields in voxel_unet.PRESETS.items()}
-MODELS |= {f"steerable_{name}": (SteerableUNet, fields) for name, fields in steerable_unet.PRESETS.items()}
-
-
-def densities(grid: Grid, positions: Float[Array, "n atoms 3"], species: Int[Array, "n atoms"]):
-    """Clean voxel grids `[n, channels, length, length, length]`."""
-    return jax.vmap(lambda p, s: voxelise(p, s, grid))(positions, species)
-
-
-def add_noise(clean: Float[Array, "n channels x y z"], sigma: float, key: PRNGKeyArray, ids: Int[Array, " n"]):
-    """clean + sigma eps, each example's eps drawn by its own id: the same in any batch."""
-    eps = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), clean.shape[1:]))(ids)
-    return clean + sigma * eps
 
 
 def make_task(
@@ -81,7 +58,8 @@ def make_task(
 
     def sample(rows: Structures, key):
         turn_key, noise_key = jax.random.split(key)
-        clean = densities(grid, augmented(rows.positions, turn_key), rows.species)
+        moved = augmented(rows, turn_key)
+        clean = densities(grid, moved.positions, moved.species)
         return clean + noise_sigma * jax.random.normal(noise_key, clean.shape), clean
 
     def predict(params, noisy):
@@ -139,38 +117,18 @@ def latent_of(model: VoxelUNet | SteerableUNet) -> Latent:
     return Latent(encode, model.action(coarsest), n_scalars=model.irreps(coarsest)[0].mul)
 
 
-class Experiment(NamedTuple):
-    """A configured task with what its report needs besides."""
-
-    task: Task
-    grid: Grid
-    molecules: MoleculeSplit
-    validation: Molecules  # those that are measured
-
-    @property
-    def reports(self) -> tuple[str, ...]:
-        """Where the data is from and what was left out."""
-        return self.molecules.reports
-
-
 def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> Experiment:
     """The configured task with one of its augmentations; molecules come from the cache where it has them.
 
-    Raises what `load`, `make_model` and `make_task` raise.
+    Raises what `load`, `model_of` and `make_task` raise.
     """
-    grid = Grid(config.grid.length, config.grid.resolution, tuple(config.grid.elements), radius=config.grid.radius)
+    grid = grid_of(config)
     molecules = load(config, grid, cache_dir)
     task = make_task(
         grid,
         molecules.train,
         structures(molecules.validation),
-        model=make_model(
-            config.model.preset,
-            grid,
-            dropout=config.model.dropout,
-            dtype=None if config.model.dtype == "float32" else jnp.dtype(config.model.dtype),
-            remat=config.model.remat,
-        ),
+        model=model_of(config, grid),
         noise_sigma=config.noise_sigma,
         augmentation=augmentation,
         translation=config.translation,
@@ -179,14 +137,6 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         seed=config.seed,
     )
     return Experiment(task, grid, molecules.split, molecules.validation)
-
-
-def make_model(preset: str, grid: Grid, **fields) -> VoxelUNet | SteerableUNet:
-    """A U-Net by preset name, with single fields overridden. Raises ValueError for an unknown preset."""
-    if preset not in MODELS:
-        raise ValueError(f"model preset {preset!r} is none of {', '.join(MODELS)}")
-    model, preset_fields = MODELS[preset]
-    return model(n_elements=len(grid.elements), **{**preset_fields, **fields})
 
 
 def sample_densities(

@@ -1,6 +1,6 @@
 """Molecules as tasks take them: filtered, split by compound, in shape buckets, in memory or streamed from disk."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,19 @@ from equiscale.data.buckets import bucket_lengths, bucket_rows
 from equiscale.data.molecules import Molecules, split
 from equiscale.data.stored_molecules import StoredMolecules, open_molecules, split_compounds
 from equiscale.data.voxels import Grid, centre, check_fits
-from equiscale.tasks.task import Streamed
+from equiscale.tasks.task import Streamed, Task
 
 MARGIN = 1.0  # angstrom between an atom and the grid's faces, where its density is down to 0.01
 
 
 class Structures(NamedTuple):
-    """Molecules as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise."""
+    """Molecules as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise, `labels` are a task's own."""
 
     positions: Float[Array, "n atoms 3"]  # angstrom, centred
     species: Int[Array, "n atoms"]
     ids: Int[Array, " n"]
     weight: Float[Array, " n"]
+    labels: Any = ()  # a pytree of arrays [n, ...]
 
 
 class MoleculeSplit(NamedTuple):
@@ -102,39 +103,63 @@ def fraction_of(molecules: Molecules | StoredMolecules, fraction: float, seed: i
     return molecules.select(rows) if isinstance(molecules, StoredMolecules) else molecules.subset(rows)
 
 
-def structures(molecules: Molecules) -> Structures:
+def structures(molecules: Molecules, labels: Any = ()) -> Structures:
     """Centred positions on the device, with ids counting up."""
     n = len(molecules)
     positions, species = jnp.asarray(molecules.positions), jnp.asarray(molecules.species)
-    return Structures(centre(positions, species), species, jnp.arange(n), jnp.ones(n))
+    return Structures(
+        centre(positions, species), species, jnp.arange(n), jnp.ones(n), jax.tree.map(jnp.asarray, labels)
+    )
 
 
-def training_sets(molecules: Molecules | StoredMolecules, most_buckets: int) -> list[Structures | Streamed]:
+def training_sets(
+    molecules: Molecules | StoredMolecules, most_buckets: int, labels: Any = ()
+) -> list[Structures | Streamed]:
     """One set a shape bucket, padded to its longest molecule; those on disk are streamed.
 
-    A single bucket of molecules in memory stays padded as it is.
+    `labels` are a pytree of NumPy arrays, one row a molecule. A single bucket of molecules in memory stays padded as
+    it is.
     """
     lengths = bucket_lengths(molecules.n_atoms, most_buckets)
     rows = bucket_rows(molecules.n_atoms, lengths)
+    if len(rows) == 1 and isinstance(molecules, Molecules):
+        return [structures(molecules, labels)]
+    labelled = [jax.tree.map(lambda a: a[r], labels) for r in rows]  # noqa: B023
     if isinstance(molecules, StoredMolecules):
-        return [_streamed(molecules.select(r), length) for r, length in zip(rows, lengths, strict=True)]
-    if len(rows) == 1:
-        return [structures(molecules)]
+        return [
+            _streamed(molecules.select(r), length, of) for r, length, of in zip(rows, lengths, labelled, strict=True)
+        ]
     return [
-        structures(Molecules(m.positions[:, :length], m.species[:, :length], m.names, m.source))
-        for m, length in ((molecules.subset(r), length) for r, length in zip(rows, lengths, strict=True))
+        structures(Molecules(m.positions[:, :length], m.species[:, :length], m.names, m.source), of)
+        for m, length, of in zip((molecules.subset(r) for r in rows), lengths, labelled, strict=True)
     ]
 
 
-def _streamed(molecules: StoredMolecules, length: int) -> Streamed:
+def _streamed(molecules: StoredMolecules, length: int, labels: Any) -> Streamed:
     def read(indices: np.ndarray) -> Structures:
         positions, species = molecules.read(indices, length)
         real = (species > 0)[..., None]
         centroid = positions.sum(1, keepdims=True) / real.sum(1, keepdims=True)
+        centred = np.where(real, positions - centroid, 0)
         ids = molecules.rows[indices].astype(np.int32)
-        return Structures(np.where(real, positions - centroid, 0), species, ids, np.ones(len(indices), np.float32))
+        weight = np.ones(len(indices), np.float32)
+        return Structures(centred, species, ids, weight, jax.tree.map(lambda a: a[indices], labels))
 
     return Streamed(len(molecules), read)
+
+
+class Experiment(NamedTuple):
+    """A configured task with what its report needs besides."""
+
+    task: Task
+    grid: Grid  # that its molecules fit
+    molecules: MoleculeSplit
+    validation: Molecules  # those that are measured
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Where the data is from and what was left out."""
+        return self.molecules.reports
 
 
 class Loaded(NamedTuple):
@@ -146,19 +171,27 @@ class Loaded(NamedTuple):
 
 
 def load(config: ConfigDict, grid: Grid, cache_dir: str | None = None) -> Loaded:
-    """The molecules that a task's config asks for, from disk or RDKit's list; of the same fields, the same molecules.
+    """The molecules that a task's config asks for; of the same fields, the same molecules.
 
-    Raises what `load_nci`, `load_stored` and `fraction_of` raise.
+    Raises what `load_split` and `fraction_of` raise.
     """
+    found = load_split(config, grid, cache_dir)
+    train = training_sets(fraction_of(found.train, config.data.fraction, config.seed), config.data.buckets)
+    return Loaded(train, measured(config, found.validation), found)
+
+
+def load_split(config: ConfigDict, grid: Grid, cache_dir: str | None = None) -> MoleculeSplit:
+    """All of them, from the configured folder or RDKit's list. Raises what `load_nci` and `load_stored` raise."""
     common = {"validation": config.data.validation, "seed": config.seed, "margin": MARGIN + config.translation}
     if config.data.folder:
-        found = load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
-    else:
-        sizes = {"limit": config.data.limit, "max_heavy_atoms": config.data.max_heavy_atoms}
-        found = load_nci(grid, **sizes, **common, cache_dir=cache_dir)
-    train = training_sets(fraction_of(found.train, config.data.fraction, config.seed), config.data.buckets)
-    wanted = min(config.evaluation.molecules, len(found.validation))
-    return Loaded(train, found.validation.subset(np.arange(wanted)), found)
+        return load_stored(config.data.folder, grid, most_validation=config.evaluation.molecules, **common)
+    sizes = {"limit": config.data.limit, "max_heavy_atoms": config.data.max_heavy_atoms}
+    return load_nci(grid, **sizes, **common, cache_dir=cache_dir)
+
+
+def measured(config: ConfigDict, validation: Molecules) -> Molecules:
+    """The first of the molecules held out, as many as are evaluated."""
+    return validation.subset(np.arange(min(config.evaluation.molecules, len(validation))))
 
 
 def batches(data: Structures, batch_size: int) -> list[Structures]:

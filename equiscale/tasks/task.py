@@ -14,7 +14,8 @@ from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients, gradients
 from equiscale.reconstruction import Reconstruction, reconstruction
-from equiscale.reduce import AxisName
+from equiscale.reduce import AxisName, Moments
+from equiscale.tasks.property_scores import Property, property_moments
 from equiscale.twirl import Symmetry
 
 Params = Any
@@ -59,7 +60,8 @@ class Task(NamedTuple):
 
     `train` holds the training examples, one set a shape bucket: arrays, which are kept on the devices, or `Streamed`.
     `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
-    `validation` batches, always the same for the same batch.
+    `validation` batches, always the same for the same batch. Parameters whose paths match `frozen` stay as they are
+    from the start. `properties` name the parts of a prediction that mean something by themselves.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Task(NamedTuple):
     element_key: PRNGKeyArray  # of the group elements of every measurement
     irreducible_from: str | None = None  # where the irreducible loss of its pairs is from
     latent: Latent | None = None  # where the model has one that is worth a look
+    frozen: str = ""
+    properties: Sequence[Property] = ()
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
@@ -87,6 +91,12 @@ class Task(NamedTuple):
         pair = self.pair(batch)
         settings = {"key": self.element_key, **_counted(pair), **axes}
         return gradients(self.predict, params, self.symmetry, pair.x, pair.y, **settings)
+
+    def property_moments(self, params: Params, batch: Batch, **axes: AxisName) -> Moments:
+        """What the scores of `properties` are made of, on a validation batch; results add up."""
+        x, y, weight, *_ = self.pair(batch)
+        settings = {"key": self.element_key, "weight": weight, **axes}
+        return property_moments(lambda x: self.predict(params, x), self.symmetry, x, y, self.properties, **settings)
 
     def reconstruction(self, params: Params, batch: Batch, **settings) -> Reconstruction:
         """Eq. 4 for each element of the symmetry's measure on a validation batch; results add up."""

@@ -1,5 +1,7 @@
 """The validation measurements of a task, spread over all devices: examples first, then group elements."""
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,18 +11,28 @@ from jax.sharding import PartitionSpec as P
 
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients
+from equiscale.reduce import Moments
 from equiscale.tasks.task import Task, first_of
 from equiscale.training.devices import evaluation_mesh, everywhere
 
 
 def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
     """params -> the decomposition over all validation batches, to rounding the same on any number of devices."""
-    run, place, place_params = _spread(task.evaluate, task.validation[0], mesh)
+    return _over_validation(task.evaluate, task, mesh)
+
+
+def make_scores(task: Task, mesh: Mesh) -> Callable[[Any], Moments]:
+    """params -> the moments of the task's properties over all validation batches."""
+    return _over_validation(task.property_moments, task, mesh)
+
+
+def _over_validation(measure: Callable, task: Task, mesh: Mesh) -> Callable:
+    run, place, place_params = _spread(measure, task.validation[0], mesh)
     batches = [place(batch) for batch in task.validation]
 
     def evaluate(params):
         params = place_params(params)
-        return sum(run(params, batch) for batch in batches)
+        return functools.reduce(operator.add, (run(params, batch) for batch in batches))
 
     return evaluate
 

@@ -14,9 +14,10 @@ from jax.sharding import PartitionSpec as P
 from equiscale import actions, curvature
 from equiscale.spectrum import Spectrum
 from equiscale.tasks import alignment
+from equiscale.tasks.property_scores import property_record
 from equiscale.tasks.task import Task, first_of
 from equiscale.training.devices import everywhere, spread_examples
-from equiscale.training.evaluate import make_gradients
+from equiscale.training.evaluate import make_gradients, make_scores
 
 Instrument = Callable[[Any], Mapping[str, Any]]
 
@@ -71,7 +72,7 @@ def alignment_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
     def latents(params, batch):
         """g phi(x) and phi(g x) for each g, by kind, and the weights of the examples."""
-        x, _, weight = task.pair(spread_examples(batch, mesh))
+        x, _, weight, *_ = task.pair(spread_examples(batch, mesh))
         z = encode(params, x)
 
         def turned(g):
@@ -96,11 +97,23 @@ def alignment_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
     return measure
 
 
+def properties_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
+    """How well each of the task's properties is predicted, by single predictions and by their average over the group.
+
+    On all validation examples. Raises ValueError for a task that has none.
+    """
+    if not task.properties:
+        raise ValueError(f"instrument 'properties' is for tasks that predict some, and {task.name!r} has none")
+    moments = make_scores(task, mesh)
+    return lambda params: property_record(moments(params), task.properties)
+
+
 INSTRUMENTS = {
     "gradients": gradient_instrument,
     "extremes": extremes_instrument,
     "spectrum": spectrum_instrument,
     "alignment": alignment_instrument,
+    "properties": properties_instrument,
 }
 
 

@@ -141,7 +141,7 @@ class Program(NamedTuple):
 
 def compile_program(task: Task, settings: Settings, mesh: Mesh) -> Program:
     """Raises what `make_update` and `make_feed` raise."""
-    optimizer = make_optimizer(settings)
+    optimizer = make_optimizer(settings, task.frozen)
     keys = keys_of(settings.seed)
 
     def init(key):

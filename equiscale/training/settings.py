@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import optax
+
+from equiscale.parameters import by_path, select
 
 
 class Settings(NamedTuple):
@@ -30,10 +33,11 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
-def make_optimizer(settings: Settings) -> optax.GradientTransformation:
+def make_optimizer(settings: Settings, frozen: str = "") -> optax.GradientTransformation:
     """AdamW of gradients clipped if asked for; its rate rises linearly, then falls if asked to.
 
-    Raises ValueError for a final rate that is no share.
+    Parameters whose paths match `frozen` are left alone, by weight decay too, and no moments of theirs are kept.
+    Raises ValueError for a final rate that is no share; starting it, where `frozen` matches none.
     """
     top, last = settings.learning_rate, settings.final_rate
     if not 0 <= last <= 1:
@@ -42,7 +46,17 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     fall = optax.cosine_decay_schedule(1.0, settings.steps, alpha=last)
     rate = rise if last == 1 else lambda step: rise(step) * fall(step)
     adam = optax.adamw(rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay)
-    return adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
+    trained = adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
+    if not frozen:
+        return trained
+
+    def parts(params):
+        still = select(params, frozen)
+        return jax.tree.unflatten(
+            jax.tree.structure(params), ["still" if path in still else "trained" for path in by_path(params)]
+        )
+
+    return optax.multi_transform({"trained": trained, "still": optax.set_to_zero()}, parts)
 
 
 def evaluation_steps(settings: Settings) -> set[int]:

@@ -14,7 +14,7 @@ import pytest
 from configs.denoise_voxels import get_config
 from equiscale.data.voxels import Grid
 from equiscale.rotations import cube
-from equiscale.tasks.denoise_voxels import make_model
+from equiscale.tasks.voxels import make_model
 from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
 from equiscale.training.state import TrainState

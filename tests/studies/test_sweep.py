@@ -13,7 +13,7 @@ from configs import denoise_voxels
 from configs.studies import voxmol_percent
 from equiscale.studies import sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
-from experiments.study import config_of, training_command
+from experiments.study import commands_left, config_of
 
 STUDIES = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 STUDY = Study(
@@ -60,14 +60,14 @@ def test_a_field_that_the_task_does_not_have_is_named():
         STUDY._replace(overrides={"training.stepz": 4}).check(config_of)
 
 
-def test_a_choice_of_an_axis_may_be_another_task():
+def test_a_choice_of_an_axis_may_be_another_task(tmp_path):
     axis = Axis("kind", {"voxels": {}, "points": {"task": "denoise_points", "noise_sigma": 0.2}})
     study = STUDY._replace(axes=(axis, one_field("seed", 0, 1)))
     assert [run.task for run in study.runs()] == ["denoise_voxels"] * 2 + ["denoise_points"] * 2
     assert study.runs()[-1].overrides == {"training.steps": 4, "noise_sigma": 0.2, "seed": 1}
     assert study.tasks == ["denoise_voxels", "denoise_points"] and STUDY.tasks == ["denoise_voxels"]
     assert [study.arm(run) for run in study.runs()] == ["voxels"] * 2 + ["points"] * 2
-    command = shlex.join(training_command(study, study.runs()[-1], pathlib.Path("run")))
+    command = shlex.join(commands_left(study, study.runs()[-1], tmp_path)[0])
     assert "--config=configs/denoise_points.py" in command and "task" not in command.replace("denoise", "")
     study.check(config_of)
     with pytest.raises(ValueError, match=r"grid\.radius is no field of configs/denoise_points\.py"):
