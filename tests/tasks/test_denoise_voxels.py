@@ -8,6 +8,7 @@ from equiscale.data.molecules import from_records
 from equiscale.data.voxels import Grid
 from equiscale.models.voxel_unet import VoxelUNet
 from equiscale.tasks import denoise_voxels as task_module
+from equiscale.tasks import voxels
 from equiscale.tasks.augmentations import AUGMENTATIONS
 
 GRID = Grid(8, 1.0, ("C", "H"), radius=1.0)
@@ -88,7 +89,7 @@ def test_translation_moves_a_whole_molecule_within_its_bound():
 def test_every_kind_of_model_is_trained_and_measured_alike(preset):
     """A steerable network obeys the cube from the start; a plain one does not."""
     grid = Grid(8, 1.0, ("C", "H"), radius=1.0)
-    task = make(model=task_module.make_model(preset, grid, dropout=0.0))
+    task = make(model=voxels.make_model(preset, grid, dropout=0.0))
     params = jax.jit(task.init)(jax.random.key(0))
     d = jax.jit(task.evaluate)(params, task.validation[0])
     assert (d.percent < 1e-6) == preset.startswith("steerable")
@@ -110,4 +111,4 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="none of none, cube, paper16, haar, euler"):
         make("quaternion")
     with pytest.raises(ValueError, match="tiny, small, full"):
-        task_module.make_model("huge", GRID)
+        voxels.make_model("huge", GRID)
