@@ -4,15 +4,17 @@ import csv
 import html
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
+from equiscale.studies.property_report import properties_figure, properties_table, property_rows
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.studies.sweep import Progress, Study
+from equiscale.tasks.property_scores import STATISTICS
 
 VALUES = ("total", "mean", "equiv", "percent")
 LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
@@ -30,11 +32,12 @@ def over_seeds(curves: Sequence[Rows]) -> list[dict[str, Any]]:
     for step in steps:
         rows = [next(row for row in curve if row["step"] == step) for curve in curves]
         merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
-        for name in VALUES:
-            values = np.array([row[name] for row in rows])
-            within = np.mean([row[f"{name}_stderr"] ** 2 for row in rows])
-            between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
-            merged |= {name: values.mean().item(), f"{name}_stderr": float(np.sqrt(within + between))}
+        merged |= _averaged(rows, VALUES)
+        if all("properties" in row for row in rows):
+            merged["properties"] = {
+                name: {"unit": of["unit"]} | _averaged([row["properties"][name] for row in rows], STATISTICS)
+                for name, of in rows[0]["properties"].items()
+            }
         rates = [rate for curve in curves if (rate := _rates(curve))]
         if len(rates) == len(curves):
             flop, seconds = np.mean(rates, axis=0)
@@ -42,6 +45,17 @@ def over_seeds(curves: Sequence[Rows]) -> list[dict[str, Any]]:
         merged["floor"] = float(np.mean([row["floor"] for row in rows]))
         merged["below_floor"] = all(row["below_floor"] for row in rows)
         found.append(merged)
+    return found
+
+
+def _averaged(rows: Rows, names: Iterable[str]) -> dict[str, float]:
+    """The means of some values over seeds, each with its standard error."""
+    found = {}
+    for name in names:
+        values = np.array([row[name] for row in rows])
+        within = np.mean([row[f"{name}_stderr"] ** 2 for row in rows])
+        between = values.var(ddof=1) / len(values) if len(values) > 1 else 0.0
+        found |= {name: values.mean().item(), f"{name}_stderr": float(np.sqrt(within + between))}
     return found
 
 
@@ -66,7 +80,7 @@ def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str,
 def write(
     workdir: pathlib.Path, study: Study, found: Mapping[str, Progress], failed: Mapping[str, str], command: str
 ) -> pathlib.Path:
-    """Figures (PNG and PDF), results.csv and report.html of the runs that have rows, by name; `failed` says why.
+    """Figures (PNG and PDF), tables (CSV) and report.html of the runs that have rows, by name; `failed` says why.
 
     Raises ValueError when no run has any.
     """
@@ -77,15 +91,16 @@ def write(
     figures = {"percent": percent_figure(arms, study.title), "cost": cost_figure(arms, study.title)}
     if len(arms) <= MOST_PANELS:
         figures["components"] = components_figure(arms, study.title)
+    rows = [_last(arm, curve) for arm, curve in arms.items()]
+    _write_csv(workdir / "results.csv", rows)
+    scores = {arm: curve[-1]["properties"] for arm, curve in arms.items() if "properties" in curve[-1]}
+    if scores:
+        figures["properties"] = properties_figure(scores, study.title)
+        _write_csv(workdir / "properties.csv", property_rows(scores))
     images = {}
     for name, figure in figures.items():
         images[name] = save_figure(figure, workdir / f"{name}.png")
         figure.savefig(workdir / f"{name}.pdf")
-    rows = [_last(arm, curve) for arm, curve in arms.items()]
-    with (workdir / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
     unfinished = [f"{name}: step {p.step} of {p.steps}" for name, p in found.items() if not p.done]
     unfinished += [f"{name}: failed, {why}" for name, why in failed.items()]
     unfinished += [f"{name}: not begun" for name in runs if name not in found and name not in failed]
@@ -96,6 +111,8 @@ def write(
     if "components" in images:
         sections.append(("Loss components", images["components"]))
     sections.append(("Where each arm ended", _table(rows, arms)))
+    if scores:
+        sections.append(("How well each property is predicted", images["properties"] + properties_table(scores)))
     if unfinished:
         sections.append(("Runs that are not finished", f"<pre>{html.escape(chr(10).join(unfinished))}</pre>"))
     axes = {axis.name: {label: dict(fields) for label, fields in axis.values.items()} for axis in study.axes}
@@ -104,6 +121,13 @@ def write(
     path = workdir / "report.html"
     write_report(path, title=study.title, found=_sentences(study, arms), sections=sections)
     return path
+
+
+def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _last(arm: str, curve: Rows) -> dict[str, Any]:
