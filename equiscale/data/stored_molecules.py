@@ -103,7 +103,7 @@ def write_molecules(
     `compound(name, numbers)` labels what must not be split between training and validation, as `formula` does:
     conformers of a compound share it (and so do isomers). `columns(molecules)` gives further numbers of each, by name
     `[n, ...]`, NaN where not known; it is asked for some thousand molecules at a time.
-    Raises what `write_set` raises.
+    Raises what `write_set` raises, and ValueError for a column with the name of another field.
     """
     outcomes = []
 
@@ -123,6 +123,9 @@ def write_molecules(
         molecules = good()
         while block := list(itertools.islice(molecules, BLOCK if columns else 1)):
             found = columns(from_records(block, source)) if columns else {}
+            taken = found.keys() & {"positions", "species", "compound"}
+            if taken:
+                raise ValueError(f"a column cannot be named {', '.join(sorted(taken))}: give it another name")
             for i, (name, numbers, positions) in enumerate(block):
                 digest = hashlib.sha256(compound(name, numbers).encode()).digest()
                 ragged = {"positions": positions, "species": numbers.astype(np.uint8)}

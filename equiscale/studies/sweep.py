@@ -1,4 +1,10 @@
-"""A study as data: a base config and axes; the runs are all combinations of the axes' values."""
+"""A study as data: a base config and axes; the runs are all combinations of the axes' values.
+
+Some may start from what a run of another task has learned. That one is part of the study: it is trained first, on the
+same molecules with the same seed, since it takes over all fields that its task shares with the run that starts from
+it, and it is trained once for all runs that differ in other fields alone. So nothing outside a study's folder is needed
+to repeat it, and nothing is held out from a run that its beginning has seen.
+"""
 
 import fnmatch
 import itertools
@@ -13,6 +19,7 @@ from equiscale.training.run_folder import flat, read_metrics
 
 Overrides = Mapping[str, Any]  # dotted fields of a config -> values
 SEED = "seed"  # the axis that is averaged over, not compared
+PRETRAINED = "{pretrained}"  # as a field's value, the folder of the run that is trained first
 SCALES = ("cpu", "gpu", "paper", "smoke")  # minutes on 2 cores, hours, published sizes and steps, seconds for tests
 
 
@@ -36,7 +43,7 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """Of its folder."""
-        return ",".join(f"{axis}={label}" for axis, label in self.labels.items())
+        return ",".join(f"{axis}={label}" for axis, label in self.labels.items()) or "run"
 
 
 class Measurement(NamedTuple):
@@ -57,16 +64,35 @@ class Study(NamedTuple):
     overrides: Overrides  # of all runs
     axes: Sequence[Axis]
     measurements: Sequence[Measurement] = ()  # in this order
+    pretraining: "Study | None" = None  # the runs that some start from
 
     @classmethod
-    def of(cls, config: ConfigDict, default: ConfigDict) -> "Study":
+    def of(cls, config: ConfigDict, default: ConfigDict, first: ConfigDict | None = None) -> "Study":
         """From a study's config, whose `base` is the task's config that all runs start from; `default` is the task's
         own of that preset, from which only what differs has to be said.
+
+        Its `pretraining`, if any, holds the fields of another task's config that the base has no say in, among them
+        task and preset, of which `first` is the task's own config.
         """
+        base = dict(flat(config.base.to_dict()))
         usual = dict(flat(default.to_dict()))
-        overrides = {name: value for name, value in flat(config.base.to_dict()) if value != usual[name]}
+        overrides = {name: value for name, value in base.items() if value != usual[name]}
         task, preset = config.base.task, config.base.preset
-        return cls(config.title, config.reproduces, task, preset, overrides, config.axes, config.measurements)
+        study = cls(config.title, config.reproduces, task, preset, overrides, config.axes, config.measurements)
+        if "pretraining" not in config:
+            return study
+        known = dict(flat(first.to_dict()))
+        fields = {name: value for name, value in base.items() if name in known}
+        fields |= dict(flat(config.pretraining.to_dict()))
+        shared = [axis for axis in config.axes if {f for fields in axis.values.values() for f in fields} <= set(known)]
+        own = study._replace(
+            task=config.pretraining.task,
+            preset=config.pretraining.preset,
+            overrides={name: value for name, value in fields.items() if value != known[name]},
+            axes=shared,
+            measurements=(),
+        )
+        return study._replace(pretraining=own)
 
     def runs(self, only: str = "*") -> list[Run]:
         """All combinations, the last axis fastest, whose names match `only`. Raises ValueError if none does."""
@@ -88,6 +114,12 @@ class Study(NamedTuple):
         """Those of its runs."""
         return list(dict.fromkeys(run.task for run in self.runs()))
 
+    def first(self, run: Run) -> Run | None:
+        """The run that this one starts from, None if it starts anew."""
+        if PRETRAINED not in run.overrides.values():
+            return None
+        return next(r for r in self.pretraining.runs() if r.labels.items() <= run.labels.items())
+
     def arm(self, run: Run) -> str:
         """What a run is compared as: its labels on the axes that differ between runs, but for the seed."""
         parts = []
@@ -98,13 +130,19 @@ class Study(NamedTuple):
         return ", ".join(parts) or "all runs"
 
     def check(self, config_of: Callable[[str, str], ConfigDict]) -> None:
-        """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`."""
+        """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`, or a
+        run that has no other to start from.
+        """
         known = {task: dict(flat(config_of(task, self.preset).to_dict())) for task in self.tasks}
         for run in self.runs():
             for field in run.overrides:
                 if field not in known[run.task]:
                     listed = ", ".join(known[run.task])
                     raise ValueError(f"{field} is no field of configs/{run.task}.py; there are {listed}")
+            if PRETRAINED in run.overrides.values() and self.pretraining is None:
+                raise ValueError(f"{run.name} starts from {PRETRAINED}, and the study's config has no pretraining")
+        if self.pretraining is not None:
+            self.pretraining.check(config_of)
 
 
 def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> ConfigDict:
@@ -116,6 +154,12 @@ def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> Con
     config.measurements = ()  # none besides what a training logs
     config.base.evaluation.instruments = ()  # a study compares losses; the instruments would take most of its time
     return config
+
+
+def pretraining_of(config: ConfigDict) -> ConfigDict:
+    """Of a task's config the fields that a pretraining has for itself: the rest it takes over from the runs."""
+    names = ("task", "preset", "training", "evaluation")
+    return ConfigDict({name: config[name] for name in names})
 
 
 def one_field(field: str, *values: Any, name: str | None = None) -> Axis:

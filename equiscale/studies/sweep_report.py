@@ -4,7 +4,7 @@ import csv
 import html
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from equiscale.studies import latents_by_arm, seed_rotation
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
+from equiscale.studies.property_report import properties_figure, properties_table, property_rows
 from equiscale.studies.report import percent_text, save_figure, table, write_report
 from equiscale.studies.sweep import Progress, Study
+from equiscale.tasks.property_scores import STATISTICS
 from equiscale.training.run_folder import flat
 
 VALUES = ("total", "mean", "equiv", "percent")
@@ -38,11 +40,15 @@ def mean_curve(curves: Sequence[Rows]) -> list[dict[str, Any]]:
     steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
     found = []
     for step in steps:
-        rows = [dict(flat(next(row for row in curve if row["step"] == step))) for curve in curves]
+        rows = [next(row for row in curve if row["step"] == step) for curve in curves]
+        flat_rows = [dict(flat(row)) for row in rows]
         merged: dict[str, Any] = {"step": step, "n_seeds": len(rows), "measure": rows[0]["measure"]}
-        for name in (*VALUES, *(name for name in MORE_VALUES if all(name in row for row in rows))):
-            mean, error = over_seeds([row[name] for row in rows], [row[f"{name}_stderr"] for row in rows])
-            merged |= {name: mean, f"{name}_stderr": error}
+        merged |= _averaged(flat_rows, [*VALUES, *(name for name in MORE_VALUES if all(name in r for r in flat_rows))])
+        if all("properties" in row for row in rows):
+            merged["properties"] = {
+                name: {"unit": of["unit"]} | _averaged([row["properties"][name] for row in rows], STATISTICS)
+                for name, of in rows[0]["properties"].items()
+            }
         rates = [rate for curve in curves if (rate := _rates(curve))]
         if len(rates) == len(curves):
             flop, seconds = np.mean(rates, axis=0)
@@ -50,6 +56,15 @@ def mean_curve(curves: Sequence[Rows]) -> list[dict[str, Any]]:
         merged["floor"] = float(np.mean([row["floor"] for row in rows]))
         merged["below_floor"] = all(row["below_floor"] for row in rows)
         found.append(merged)
+    return found
+
+
+def _averaged(rows: Rows, names: Iterable[str]) -> dict[str, float]:
+    """The means of some values over seeds, each with its standard error."""
+    found = {}
+    for name in names:
+        mean, error = over_seeds([row[name] for row in rows], [row[f"{name}_stderr"] for row in rows])
+        found |= {name: mean, f"{name}_stderr": error}
     return found
 
 
@@ -74,7 +89,7 @@ def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str,
 def write(
     workdir: pathlib.Path, study: Study, found: Mapping[str, Progress], failed: Mapping[str, str], command: str
 ) -> pathlib.Path:
-    """Figures (PNG and PDF), results.csv and report.html of the runs that have rows, by name; `failed` says why.
+    """Figures (PNG and PDF), tables (CSV) and report.html of the runs that have rows, by name; `failed` says why.
 
     Raises ValueError when no run has any.
     """
@@ -87,15 +102,12 @@ def write(
         figures["cost"] = cost_figure(arms, study.title)
         if len(arms) <= MOST_PANELS:
             figures["components"] = components_figure(arms, study.title)
+    rows = [_last(arm, curve) for arm, curve in arms.items()]
+    _write_csv(workdir / "results.csv", rows)
     images = {}
     for name, figure in figures.items():
         images[name] = save_figure(figure, workdir / f"{name}.png")
         figure.savefig(workdir / f"{name}.pdf")
-    rows = [_last(arm, curve) for arm, curve in arms.items()]
-    with (workdir / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
-        writer.writeheader()
-        writer.writerows(rows)
     unfinished = [f"{name}: step {p.step} of {p.steps}" for name, p in found.items() if not p.done]
     unfinished += [f"{name}: failed, {why}" for name, why in failed.items()]
     unfinished += [f"{name}: not begun" for name in runs if name not in found and name not in failed]
@@ -107,6 +119,11 @@ def write(
     sections = [(headings[name], image) for name, image in images.items()]
     units = "" if len(study.tasks) == 1 else "<p>Losses of different tasks are in units of their own.</p>"
     sections.append(("Where each arm ended", _table(rows, arms) + units))
+    scores = {arm: curve[-1]["properties"] for arm, curve in arms.items() if "properties" in curve[-1]}
+    if scores:
+        image = save_figure(properties_figure(scores, study.title), workdir / "properties.png")
+        _write_csv(workdir / "properties.csv", property_rows(scores))
+        sections.append(("How well each property is predicted", image + properties_table(scores)))
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:
@@ -122,6 +139,13 @@ def write(
     path = workdir / "report.html"
     write_report(path, title=study.title, found=_sentences(study, arms), sections=sections)
     return path
+
+
+def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _last(arm: str, curve: Rows) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from equiscale.average import average_over_group
@@ -97,21 +98,36 @@ def property_record(moments: Moments, properties: Sequence[Property]) -> dict[st
     R^2 = 1 - squared error / variance over these examples; of vectors the variance is E |y|^2, since in all
     orientations their mean is 0. `r2` is that of single predictions over all elements, `r2_averaged` of their average,
     `r2_gain` the difference, `r2_as_is` of the inputs as they lie; `mae` and `mae_averaged` are mean distances in the
-    property's unit, `percent` is 100 (total - mean) / total. Standard errors are over examples, by the delta method.
+    property's unit, `percent` is 100 (total - mean) / total. Each has a standard error over examples, `..._stderr`, by
+    the delta method.
     """
+    values, stderrs = (np.asarray(a, float) for a in _statistics(moments))
     found = {}
-    for i, p in enumerate(properties):
-        part = slice(i * len(VALUES), (i + 1) * len(VALUES))
-        mean, comoment = moments.mean[part], moments.comoment[part, part]
+    for p, value, stderr in zip(properties, values, stderrs, strict=True):
         row: dict[str, Any] = {"unit": p.unit}
-        for name, value in _STATISTICS.items():
-            at, slope = jax.value_and_grad(lambda m: value(dict(zip(VALUES, m, strict=True))))(mean)  # noqa: B023
-            row[name] = at.item()
-            if name in _WITH_ERROR:
-                variance = slope @ comoment @ slope / (moments.count - 1) / moments.count
-                row[f"{name}_stderr"] = jnp.where(moments.count > 1, jnp.sqrt(variance), jnp.nan).item()
-        found[p.name] = row | {name: p.scale * row[name] for name in ("mae", "mae_averaged")}
+        for name, at, error in zip(STATISTICS, value, stderr, strict=True):
+            unit = p.scale if name.startswith("mae") else 1.0
+            row |= {name: unit * at.item(), f"{name}_stderr": unit * error.item()}
+        found[p.name] = row
     return found
+
+
+@jax.jit
+def _statistics(moments: Moments) -> tuple[Float[Array, "properties k"], Float[Array, "properties k"]]:
+    """Each of `STATISTICS` and its standard error, of each property."""
+    n = len(VALUES)
+    count = moments.count
+
+    def of_all(mean):
+        return jnp.stack([value(dict(zip(VALUES, mean, strict=True))) for value in STATISTICS.values()])
+
+    def one(mean, comoment):
+        slopes = jax.jacfwd(of_all)(mean)
+        variance = jnp.einsum("kv,vw,kw->k", slopes, comoment, slopes, precision="highest") / (count - 1)
+        return of_all(mean), jnp.where(count > 1, jnp.sqrt(variance / count), jnp.nan)
+
+    blocks = moments.comoment.reshape(-1, n, moments.comoment.shape[0] // n, n)
+    return jax.vmap(one)(moments.mean.reshape(-1, n), jnp.einsum("pvpw->pvw", blocks))
 
 
 def _r2(error: str) -> Callable[[Mapping[str, Array]], Array]:
@@ -121,7 +137,7 @@ def _r2(error: str) -> Callable[[Mapping[str, Array]], Array]:
     return value
 
 
-_STATISTICS: dict[str, Callable[[Mapping[str, Array]], Array]] = {
+STATISTICS: dict[str, Callable[[Mapping[str, Array]], Array]] = {
     "r2": _r2("total"),
     "r2_averaged": _r2("mean"),
     "r2_gain": lambda m: _r2("mean")(m) - _r2("total")(m),
@@ -130,4 +146,3 @@ _STATISTICS: dict[str, Callable[[Mapping[str, Array]], Array]] = {
     "mae_averaged": lambda m: m["mean_distance"] / m["weight"],
     "percent": lambda m: 100 * (m["total"] - m["mean"]) / m["total"],
 }
-_WITH_ERROR = ("r2", "r2_averaged", "r2_gain", "percent")

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from configs import denoise_voxels
-from configs.studies import voxmol_percent
+from configs.studies import voxmol_percent, voxmol_properties
 from equiscale.studies import sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
-from experiments.study import commands_left, config_of
+from equiscale.tasks.property_scores import STATISTICS
+from experiments.study import commands_left, config_of, plan, study_of
 
 STUDIES = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 STUDY = Study(
@@ -67,7 +68,7 @@ def test_a_choice_of_an_axis_may_be_another_task(tmp_path):
     assert study.runs()[-1].overrides == {"training.steps": 4, "noise_sigma": 0.2, "seed": 1}
     assert study.tasks == ["denoise_voxels", "denoise_points"] and STUDY.tasks == ["denoise_voxels"]
     assert [study.arm(run) for run in study.runs()] == ["voxels"] * 2 + ["points"] * 2
-    command = shlex.join(commands_left(study, study.runs()[-1], tmp_path)[0])
+    command = shlex.join(commands_left(plan(study, tmp_path)[-1])[0])
     assert "--config=configs/denoise_points.py" in command and "task" not in command.replace("denoise", "")
     study.check(config_of)
     with pytest.raises(ValueError, match=r"grid\.radius is no field of configs/denoise_points\.py"):
@@ -77,10 +78,36 @@ def test_a_choice_of_an_axis_may_be_another_task(tmp_path):
 @pytest.mark.parametrize("name", [p.stem for p in STUDIES.glob("*.py") if p.stem != "__init__"])
 @pytest.mark.parametrize("scale", sweep.SCALES)
 def test_every_scale_of_every_study_fits_its_task(name, scale):
-    config = importlib.import_module(f"configs.studies.{name}").get_config(scale)
-    study = Study.of(config, config_of(config.base.task, config.base.preset))
+    study = study_of(importlib.import_module(f"configs.studies.{name}").get_config(scale))
     study.check(config_of)
-    assert study.runs()
+    jobs = plan(study, pathlib.Path("study"))
+    assert len({job.folder for job in jobs}) == len(jobs) >= len(study.runs())
+
+
+def test_runs_start_from_one_of_the_same_molecules_network_and_seed():
+    config = voxmol_properties.get_config("smoke")
+    config.base.data.limit = 99
+    config.axes = (*config.axes[:-1], one_field("seed", 0, 1))
+    study = study_of(config)
+    jobs = plan(study, pathlib.Path("study"))
+    first = {job.folder: job for job in jobs if job.study is study.pretraining}
+    assert len(first) == 4 and list(first) == [job.folder for job in jobs[:4]]
+    for job in jobs[4:]:
+        pretrained = "pretrained" in job.name or "further" in job.name
+        assert (job.after is not None) == pretrained
+        assert job.run.overrides["encoder.run"] == (str(job.after) if pretrained else "")
+        if pretrained:
+            fields = first[job.after].run.overrides
+            for name in ("seed", "augmentation", "model.preset", "data.limit"):
+                assert fields.get(name) == job.run.overrides.get(name), name
+            assert "encoder.run" not in fields
+    some = plan(study, pathlib.Path("study"), "*encoder=frozen pretrained*none*seed=1*")
+    assert [job.name for job in some] == [
+        "pretraining/model=cpu_0.06M,augmentation=none,seed=1",
+        "model=cpu_0.06M,encoder=frozen pretrained,augmentation=none,seed=1",
+    ]
+    with pytest.raises(ValueError, match="has no pretraining"):
+        study._replace(pretraining=None).check(config_of)
 
 
 def test_only_what_differs_from_the_preset_is_said():
@@ -106,6 +133,25 @@ def test_costs_are_steps_times_what_a_step_costs():
     last = sweep_report.mean_curve([curve, curve])[-1]
     assert last["flop"] == pytest.approx(600.0) and last["train_seconds"] == pytest.approx(6 / 4)
     assert "flop" not in sweep_report.mean_curve([curve, [row(0, 60.0), row(6, 9.0)]])[-1]
+
+
+def scores(r2):
+    return {"logp": {"unit": "", **dict.fromkeys(STATISTICS, r2), **{f"{name}_stderr": 0.1 for name in STATISTICS}}}
+
+
+def test_properties_are_averaged_over_seeds_and_reported(tmp_path):
+    folders = {run.name: tmp_path / "runs" / run.name for run in STUDY.runs()}
+    for name, r2 in zip(folders, (0.5, 0.7), strict=False):
+        write_run(folders[name], [row(0, 60.0), row(4, 0.5) | {"properties": scores(r2)}])
+    found = {name: p for name, f in folders.items() if (p := sweep.progress(f)) is not None}
+    page = sweep_report.write(tmp_path, STUDY, found, {}, "").read_text()
+    stderr = np.sqrt(0.1**2 + np.var([0.5, 0.7], ddof=1) / 2)
+    assert f"0.60 ± {2 * stderr:.2f}, averaged 0.60" in page
+    with (tmp_path / "properties.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert line["arm"] == "plain, fraction 0.5" and line["property"] == "logp"
+    assert float(line["r2"]) == pytest.approx(0.6) and float(line["r2_stderr"]) == pytest.approx(stderr)
+    assert (tmp_path / "properties.png").stat().st_size > 5_000
 
 
 def test_the_report_says_what_is_there_and_what_is_not(tmp_path):
