@@ -20,7 +20,7 @@ from equiscale.tasks.property_scores import STATISTICS
 from equiscale.training.run_folder import flat
 
 VALUES = ("total", "mean", "equiv", "percent")
-# Where all runs have them: how they are called in a row, in results.csv, and in the table.
+# Where runs have them: how they are called in a row, in results.csv, and in the table.
 MORE_VALUES = {
     "percent_reducible": "% of reducible loss",
     "alignment.equivariant": "latents' disagreement",
@@ -160,7 +160,7 @@ def _last(arm: str, curve: Rows) -> dict[str, Any]:
 def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
     header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
     header += tuple(f"first under {level:g} %" for level in LEVELS)
-    more = {name: title for name, title in MORE_VALUES.items() if all(name in row for row in rows)}
+    more = {name: title for name, title in MORE_VALUES.items() if any(name in row for row in rows)}
     header += tuple(more.values())
     lines = []
     for row in rows:
@@ -176,7 +176,7 @@ def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
                 percent_text(curve[-1]),
                 percent_text(curve[0]),
                 *("not yet" if step is None else f"step {step}" for step in crossings),
-                *(f"{row[name]:.3g} ± {2 * row[f'{name}_stderr']:.1g}" for name in more),
+                *(f"{row[name]:.3g} ± {2 * row[f'{name}_stderr']:.1g}" if name in row else "" for name in more),
             )
         )
     return table(header, lines) + "<p>± are two standard errors over validation examples and seeds.</p>"
