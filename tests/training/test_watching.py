@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from equiscale.tasks.task import Latent
 from equiscale.training import loop
 from equiscale.training.devices import make_mesh
 from equiscale.training.instruments import make_instruments
@@ -92,7 +93,9 @@ def test_every_field_of_a_row_is_documented_and_the_other_way_round(tmp_path):
     cells = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
     patterns = [name for cell in cells for name in re.findall("`(.+?)`", cell)]
     task = wide_task()
-    instruments = make_instruments(("gradients", "extremes", "spectrum"), task, make_mesh(), examples=2, only="b")
+    task = task._replace(latent=Latent(task.predict, task.symmetry.act_out))
+    names = ("gradients", "extremes", "spectrum", "alignment")
+    instruments = make_instruments(names, task, make_mesh(), examples=2, only="b")
     narrow = task._replace(
         init=lambda key: jax.tree.map(lambda a: a[:8] if a.shape[0] > 8 else a[:, :8], task.init(key))
     )
@@ -108,7 +111,7 @@ def test_every_field_of_a_row_is_documented_and_the_other_way_round(tmp_path):
 
 
 def test_an_unknown_instrument_is_named():
-    with pytest.raises(ValueError, match="instrument 'hessian' is none of gradients, extremes, spectrum"):
+    with pytest.raises(ValueError, match="instrument 'hessian' is none of gradients, extremes, spectrum, alignment"):
         make_instruments(("hessian",), toy_task(), make_mesh(), examples=2)
 
 
