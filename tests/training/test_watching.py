@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from equiscale.tasks.property_scores import Property
+from equiscale.tasks.task import Latent
 from equiscale.training import loop
 from equiscale.training.devices import make_mesh
 from equiscale.training.instruments import make_instruments
@@ -92,11 +93,10 @@ def test_every_field_of_a_row_is_documented_and_the_other_way_round(tmp_path):
     documented = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     cells = [line.split("|")[1] for line in documented.splitlines() if line.startswith("| `")]
     patterns = [name for cell in cells for name in re.findall("`(.+?)`", cell)]
-    first = Property("first", "m", "vector", 2.0, lambda x: x[:, 0])
-    task = wide_task()._replace(properties=(first,))
-    instruments = make_instruments(
-        ("gradients", "extremes", "spectrum", "properties"), task, make_mesh(), examples=2, only="b"
-    )
+    first, task = Property("first", "m", "vector", 2.0, lambda x: x[:, 0]), wide_task()
+    task = task._replace(properties=(first,), latent=Latent(task.predict, task.symmetry.act_out))
+    names = ("gradients", "extremes", "spectrum", "alignment", "properties")
+    instruments = make_instruments(names, task, make_mesh(), examples=2, only="b")
     narrow = task._replace(
         init=lambda key: jax.tree.map(lambda a: a[:8] if a.shape[0] > 8 else a[:, :8], task.init(key))
     )
@@ -112,7 +112,7 @@ def test_every_field_of_a_row_is_documented_and_the_other_way_round(tmp_path):
 
 
 def test_an_unknown_instrument_is_named():
-    with pytest.raises(ValueError, match="instrument 'hessian' is none of gradients, extremes, spectrum"):
+    with pytest.raises(ValueError, match="instrument 'hessian' is none of gradients, extremes, spectrum, alignment"):
         make_instruments(("hessian",), toy_task(), make_mesh(), examples=2)
     with pytest.raises(ValueError, match="instrument 'properties' is for tasks that predict some, and 'toy' has none"):
         make_instruments(("properties",), toy_task(), make_mesh())
