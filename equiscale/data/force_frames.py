@@ -117,6 +117,21 @@ class ForceFrames:
         """The frames without labels, named by their groups."""
         return Molecules(self.positions, self.species, self.groups, self.source)
 
+    def records(self) -> Iterator[ForceRecord]:
+        """The frames one by one, without padding, named by their row."""
+        for row, n in enumerate(self.n_atoms):
+            lattice = (None, None) if self.cell is None else (self.cell[row], self.pbc[row])
+            yield ForceRecord(
+                f"{self.source}, row {row}",
+                self.groups[row],
+                self.species[row, :n],
+                self.positions[row, :n],
+                self.energies[row],
+                self.forces[row, :n],
+                *lattice,
+                self.fixed[row, :n],
+            )
+
     def subset(self, indices) -> "ForceFrames":
         """The frames of an index array or a boolean mask [n], in that order, padded as before.
 

@@ -39,7 +39,7 @@ class StoredMolecules:
 
     def select(self, indices) -> "StoredMolecules":
         """Those of an index array or a boolean mask, still on disk."""
-        return StoredMolecules(self.set, self.rows[indices])
+        return dataclasses.replace(self, rows=self.rows[indices])
 
     def read(self, indices, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions float32 [batch, length, 3] in angstrom and species int32 [batch, length]."""
@@ -98,12 +98,16 @@ def write_molecules(
                 outcomes.append(error.reason)
                 continue
             outcomes.append(None)
-            digest = hashlib.sha256(compound(record[0], numbers).encode()).digest()
             ragged = {"positions": positions, "species": numbers.astype(np.uint8)}
-            yield ragged, {"compound": np.frombuffer(digest[:8], "<u8")[0]}
+            yield ragged, {"compound": compound_label(compound(record[0], numbers))}
 
     stored = write_set(folder, examples(), source)
     return StoredMolecules(stored, np.arange(len(stored))), tally(outcomes)
+
+
+def compound_label(compound: str) -> np.uint64:
+    """A hash of a compound's name, as sets on disk keep it."""
+    return np.frombuffer(hashlib.sha256(compound.encode()).digest()[:8], "<u8")[0]
 
 
 def formula(numbers: Int[np.ndarray, " n_atoms"]) -> str:
