@@ -14,20 +14,19 @@ and labels are stored with each molecule for predict_properties; those that need
 title is no SMILES.
 """
 
-import collections
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from absl import app, flags
-from tqdm import tqdm
 
 from equiscale.data.labels import read_labels
-from equiscale.data.molecules import BadMolecule, Molecules, Record
+from equiscale.data.molecules import Molecules
 from equiscale.data.properties import QUANTITIES, check_names, measure
 from equiscale.data.readers import read_molecules
 from equiscale.data.stored_molecules import formula, write_molecules
+from experiments.inputs import Telling, megabytes, named
 
 OUTPUT = flags.DEFINE_string("output", None, "folder to write, which must not be there yet", required=True)
 COMPOUNDS = flags.DEFINE_enum(
@@ -50,11 +49,8 @@ COMPOUND = {
 
 
 def main(argv):
-    inputs = [pathlib.Path(path) for path in argv[1:]]
-    if not inputs:
-        raise app.UsageError("name the files or folders to read; see --help")
     try:
-        run(inputs, pathlib.Path(OUTPUT.value))
+        run(named(argv), pathlib.Path(OUTPUT.value))
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         raise app.UsageError(str(error)) from error
 
@@ -76,27 +72,12 @@ def columns() -> Callable[[Molecules], dict[str, np.ndarray]] | None:
 
 
 def run(inputs: list[pathlib.Path], output: pathlib.Path) -> None:
-    missing = [str(path) for path in inputs if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"{', '.join(missing)} does not exist")
-    shown: collections.Counter[str] = collections.Counter()
-
-    def records() -> Iterator[Record | BadMolecule]:
-        for path in inputs:
-            for record in tqdm(read_molecules(path), desc=path.name, unit="molecule"):
-                if isinstance(record, BadMolecule):
-                    shown[record.reason] += 1
-                    if shown[record.reason] == 1:
-                        tqdm.write(f"left out: {record}")
-                yield record
-
+    told = Telling()
+    records = (record for path in inputs for record in told(read_molecules(path), path.name, "molecule"))
     source = ", ".join(path.name for path in inputs)
-    molecules, report = write_molecules(output, records(), source, COMPOUND[COMPOUNDS.value], columns())
-    size = sum(path.stat().st_size for path in output.iterdir())
-    print(
-        f"{report}\n{output}: {len(molecules):,} molecules of up to {molecules.n_atoms.max()} atoms, "
-        f"{size / 1e6:,.1f} MB"
-    )
+    molecules, report = write_molecules(output, records, source, COMPOUND[COMPOUNDS.value], columns())
+    longest = molecules.n_atoms.max()
+    print(f"{report}\n{output}: {len(molecules):,} molecules of up to {longest} atoms, {megabytes(output)}")
     for name, values in molecules.columns.items():
         known = np.isfinite(values).reshape(len(values), -1).all(1).sum()
         print(f"{name}: known of {known:,}")

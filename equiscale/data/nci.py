@@ -11,14 +11,8 @@ axis along x and the short one along z (70, 20 and 10 % of the second moment). T
 augmentation sees these poses; `equiscale.groups` draws uniform ones.
 """
 
-import hashlib
 import itertools
-import json
 import os
-import tempfile
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from equiscale.data.cache import cache_path, random_seed, read_arrays, write_arrays
 from equiscale.data.molecules import (
     SYMBOLS,
     Molecules,
@@ -87,33 +82,31 @@ def load(
         "relax": relax,
         "seed": seed,
     }
-    path = cache_path(settings, cache_dir)
-    found = _read(path)
+    path = cache_path("nci", settings, cache_dir).with_suffix(".npz")
+    found = read_arrays(path)
     if found is None:
-        found = _make(settings, workers, progress)
-        _write(path, *found)
-    molecules, report = found
+        molecules, report = _make(settings, workers, progress)
+        arrays = {"positions": molecules.positions, "species": molecules.species, "names": np.array(molecules.names)}
+        write_arrays(path, arrays, {"source": molecules.source, "kept": report.kept, "reasons": report.reasons})
+    else:
+        arrays, about = found
+        names = tuple(arrays["names"].tolist())
+        molecules = Molecules(arrays["positions"], arrays["species"], names, about["source"])
+        report = Skipped(about["kept"], about["reasons"])
     if limit is not None and report.kept < limit:
         raise ValueError(f"limit={limit}: the list cannot fill it ({report}); give a lower one or None")
     return molecules, report
-
-
-def cache_path(settings: dict, cache_dir: str | os.PathLike | None = None) -> Path:
-    """The file that holds the result of `settings`, whose name is a hash of all of them."""
-    folder = cache_dir or os.environ.get("EQUISCALE_CACHE") or Path.home() / ".cache" / "equiscale"
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(folder).expanduser() / f"nci-{key}.npz"
 
 
 def _make(settings: dict, workers: int | None, progress: bool) -> tuple[Molecules, Skipped]:
     from rdkit import rdBase
 
     limit, records, outcomes = settings["limit"], [], []
-    compounds = _compounds(settings, outcomes)
+    usable = compounds(settings, outcomes)
     with rdBase.BlockLogs(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         # Read as many as are still wanted, then embed them: reading is cheap, and few fail to embed.
-        while block := list(itertools.islice(compounds, limit and limit - outcomes.count(None))):
-            results = pool.map(lambda named: _conformers(*named, settings), block)
+        while block := list(itertools.islice(usable, limit and limit - outcomes.count(None))):
+            results = pool.map(lambda named: embed(*named, settings), block)
             bar = tqdm(results, "NCI conformers", len(block), disable=not progress, unit="compound")
             for (name, _), result in zip(block, bar, strict=True):
                 if isinstance(result, str):
@@ -130,8 +123,11 @@ def _make(settings: dict, workers: int | None, progress: bool) -> tuple[Molecule
     return from_records(records, source), report
 
 
-def _compounds(settings: dict, outcomes: list) -> Iterator[tuple]:
-    """(canonical SMILES, molecule with hydrogens) of usable lines; why not the others to `outcomes`."""
+def compounds(settings: dict, outcomes: list) -> Iterator[tuple]:
+    """(canonical SMILES, molecule with hydrogens) of usable lines; why not the others to `outcomes`.
+
+    Usable is what is made of `settings["elements"]`, atomic numbers, with at most `settings["max_heavy_atoms"]`.
+    """
     from rdkit import Chem, RDConfig
 
     listed = Path(RDConfig.RDDataDir, "NCI", "first_5K.smi").read_text().splitlines()
@@ -174,15 +170,18 @@ def _objection(compound, settings: dict) -> str | None:
     return None
 
 
-def _conformers(name: str, compound, settings: dict) -> tuple[np.ndarray, np.ndarray] | str:
-    """Atomic numbers [n_atoms] and positions [conformers, n_atoms, 3] in angstrom, or why not."""
+def embed(name: str, compound, settings: dict) -> tuple[np.ndarray, np.ndarray] | str:
+    """Atomic numbers [n_atoms] and positions [conformers, n_atoms, 3] in angstrom, or why not.
+
+    Of the settings: `conformers`, `relax` and `seed`. The conformers stay in `compound` too, numbered from 0.
+    """
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     embedding = rdDistGeom.ETKDGv3()
     embedding.clearConfs = False
     for conformer in range(settings["conformers"]):
         # RDKit's own rule, seed times conformer, gives every conformer of seed 0 the same numbers.
-        embedding.randomSeed = _random_seed(settings["seed"], name, conformer)
+        embedding.randomSeed = random_seed(settings["seed"], name, conformer)
         if rdDistGeom.EmbedMolecule(compound, embedding) < 0:
             return "ETKDG cannot embed"
     if settings["relax"]:
@@ -193,44 +192,3 @@ def _conformers(name: str, compound, settings: dict) -> tuple[np.ndarray, np.nda
             return f"not relaxed after {MMFF_ITERATIONS} MMFF94 steps"
     numbers = np.array([atom.GetAtomicNum() for atom in compound.GetAtoms()], np.int32)
     return numbers, np.stack([conformer.GetPositions() for conformer in compound.GetConformers()])
-
-
-def _random_seed(*parts) -> int:
-    """A number from 1 to 2^31 - 2, all that RDKit's generator tells apart."""
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return int.from_bytes(digest[:8]) % (2**31 - 2) + 1
-
-
-def _write(path: Path, molecules: Molecules, report: Skipped) -> None:
-    """One npz, moved into place when it is whole, so that no reader meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = json.dumps({"source": molecules.source, "kept": report.kept, "reasons": report.reasons})
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(
-                file,
-                positions=molecules.positions,
-                species=molecules.species,
-                names=np.array(molecules.names),
-                about=np.array(about),
-            )
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
-
-def _read(path: Path) -> tuple[Molecules, Skipped] | None:
-    """What `_write` stored, or None without a whole file: zip keeps a checksum of each array."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
-            names = tuple(stored["names"].tolist())
-            molecules = Molecules(stored["positions"], stored["species"], names, about["source"])
-            return molecules, Skipped(about["kept"], about["reasons"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        warnings.warn(f"{path} is damaged ({error}): making it again", stacklevel=3)
-        return None

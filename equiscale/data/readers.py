@@ -6,59 +6,116 @@ that cannot be read, so that nothing is lost silently and one bad entry does not
 
 import gzip
 import io
+import lzma
 import os
 import pathlib
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO, NamedTuple
 
 from equiscale.data.molecules import BadMolecule, Record, import_rdkit
 
+DAMAGE = (tarfile.ReadError, lzma.LZMAError, zlib.error, EOFError, OSError)
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 
-def read_molecules(path: str | os.PathLike) -> Iterator[Record | BadMolecule]:
-    """The molecules of a file, of every file in an archive, or of every file below a folder, in the order of names.
+class Source(NamedTuple):
+    """A file to read: `name` with the suffix that tells its kind, `where` for errors, its content from the start."""
 
-    Records are `(name, elements, coordinates in angstrom)`. A file of another kind is one `BadMolecule`.
-    Raises FileNotFoundError for a path that is not there; ImportError without RDKit or ASE where they are needed.
+    name: str
+    where: str
+    file: BinaryIO
+
+
+def walk(path: str | os.PathLike) -> Iterator[Source | BadMolecule]:
+    """The file, every file in the archive, or every file below the folder, in the order of names; gzipped ones opened.
+
+    Of a damaged or cut archive or gzipped file all that can be read comes first, then a `BadMolecule`. A source is
+    closed when the next is asked for. Raises FileNotFoundError for a path that is not there.
     """
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-            yield from read_molecules(inner)
+            yield from walk(inner)
     elif path.name.endswith(ARCHIVES):
         yield from _archive(path)
     else:
-        yield from _file(path.name, path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            yield from _opened(path.name, str(path), file)
 
 
-def _archive(path: pathlib.Path) -> Iterator[Record | BadMolecule]:
+def _archive(path: pathlib.Path) -> Iterator[Source | BadMolecule]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile():
-                    yield from _file(member.name, archive.extractfile(member).read(), f"{path}:{member.name}")
-    except (tarfile.ReadError, EOFError, OSError) as error:
+                    content, error = _salvage(archive.extractfile(member))
+                    yield from _opened(member.name, f"{path}:{member.name}", io.BytesIO(content))
+                    if error is not None:
+                        raise error
+    except DAMAGE as error:
         yield BadMolecule("in a damaged archive", f"{path} ends early or is damaged: {error}")
 
 
-def _file(name: str, content: bytes, where: str) -> Iterator[Record | BadMolecule]:
-    if name.endswith(".gz"):
-        try:
-            name, content = name.removesuffix(".gz"), gzip.decompress(content)
-        except (EOFError, OSError) as error:
-            yield BadMolecule("in a damaged file", f"{where} ends early or is damaged: {error}")
-            return
-    kind = pathlib.PurePath(name).suffix
-    if kind not in READERS:
-        yield BadMolecule(
-            f"in a file of unknown kind ({kind or 'no suffix'})",
-            f"{where}: no reader for {kind!r}; there are {', '.join(READERS)}",
-        )
+def _opened(name: str, where: str, file: BinaryIO) -> Iterator[Source | BadMolecule]:
+    if not name.endswith(".gz"):
+        yield Source(name, where, file)
         return
-    yield from READERS[kind](content.decode(errors="replace"), where)
+    content, error = _salvage(gzip.GzipFile(fileobj=file))
+    yield Source(name.removesuffix(".gz"), where, io.BytesIO(content))
+    if error is not None:
+        yield BadMolecule("in a damaged file", f"{where} ends early or is damaged: {error}")
+
+
+def _salvage(file: BinaryIO) -> tuple[bytes, Exception | None]:
+    """What can be read, and what stopped the reading if it was not the end."""
+    parts = []
+    try:
+        while part := file.read1(2**16) if hasattr(file, "read1") else file.read(2**16):
+            parts.append(part)
+    except DAMAGE as error:
+        return b"".join(parts), error
+    return b"".join(parts), None
+
+
+def read_molecules(path: str | os.PathLike) -> Iterator[Record | BadMolecule]:
+    """The molecules of all that `walk` finds.
+
+    Records are `(name, elements, coordinates in angstrom)`. A file of another kind is one `BadMolecule`.
+    Raises FileNotFoundError for a path that is not there; ImportError without RDKit or ASE where they are needed.
+    """
+    for source in walk(path):
+        found = source if isinstance(source, BadMolecule) else reader_of(source, READERS)
+        if isinstance(found, BadMolecule):
+            yield found
+        else:
+            yield from found(source.file.read().decode(errors="replace"), source.where)
+
+
+def reader_of(source: Source, readers: Mapping[str, Callable]) -> Callable | BadMolecule:
+    """The reader for a source by its suffix, or what to say of a kind that has none."""
+    kind = pathlib.PurePath(source.name).suffix
+    return readers.get(kind) or BadMolecule(
+        f"in a file of unknown kind ({kind or 'no suffix'})",
+        f"{source.where}: no reader for {kind!r}; there are {', '.join(readers)}",
+    )
+
+
+def import_ase():
+    """`ase` with what is read and measured with it, or an ImportError that says how to get it."""
+    try:
+        import ase.data
+        import ase.db
+        import ase.geometry
+        import ase.io
+        import ase.io.extxyz
+        import ase.io.trajectory
+    except ImportError as error:
+        raise ImportError("this needs ASE: pip install 'equiscale[data]'") from error
+    return ase
 
 
 def _sdf(text: str, where: str) -> Iterator[Record | BadMolecule]:
@@ -80,11 +137,7 @@ def _sdf(text: str, where: str) -> Iterator[Record | BadMolecule]:
 
 def _xyz(text: str, where: str) -> Iterator[Record | BadMolecule]:
     """Frames, one or many; each is named by its place in the file."""
-    try:
-        import ase.io
-    except ImportError as error:
-        raise ImportError("reading XYZ files needs ASE: pip install 'equiscale[data]'") from error
-    frames = ase.io.iread(io.StringIO(text), index=":", format="extxyz")
+    frames = import_ase().io.iread(io.StringIO(text), index=":", format="extxyz")
     number = 0
     while True:
         number += 1

@@ -56,7 +56,7 @@ class StoredMolecules:
 
     def select(self, indices) -> "StoredMolecules":
         """Those of an index array or a boolean mask, still on disk."""
-        return StoredMolecules(self.set, self.rows[indices])
+        return dataclasses.replace(self, rows=self.rows[indices])
 
     def read(self, indices, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions float32 [batch, length, 3] in angstrom and species int32 [batch, length]."""
@@ -127,13 +127,17 @@ def write_molecules(
             if taken:
                 raise ValueError(f"a column cannot be named {', '.join(sorted(taken))}: give it another name")
             for i, (name, numbers, positions) in enumerate(block):
-                digest = hashlib.sha256(compound(name, numbers).encode()).digest()
                 ragged = {"positions": positions, "species": numbers.astype(np.uint8)}
                 whole = {column: np.float32(values[i]) for column, values in found.items()}
-                yield ragged, {"compound": np.frombuffer(digest[:8], "<u8")[0], **whole}
+                yield ragged, {"compound": compound_label(compound(name, numbers)), **whole}
 
     stored = write_set(folder, examples(), source)
     return StoredMolecules(stored, np.arange(len(stored))), tally(outcomes)
+
+
+def compound_label(compound: str) -> np.uint64:
+    """A hash of a compound's name, as sets on disk keep it."""
+    return np.frombuffer(hashlib.sha256(compound.encode()).digest()[:8], "<u8")[0]
 
 
 def formula(numbers: Int[np.ndarray, " n_atoms"]) -> str:

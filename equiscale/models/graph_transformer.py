@@ -124,9 +124,7 @@ class GraphTransformer(Sized):
     def setup(self):
         self._check()
         fields, direct = self.shared(), self.forces == "direct"
-        self.backbone = Backbone(
-            **fields, n_layers=self.n_layers, with_edges=direct, remat=self.remat, scan=self.scan
-        )
+        self.backbone = Backbone(**fields, n_layers=self.n_layers, with_edges=direct, remat=self.remat, scan=self.scan)
         self.energy_head = EnergyHead(**fields)
         if direct:
             self.force_head = ForceHead(**fields, breaking=self.breaking)

@@ -1,0 +1,109 @@
+"""Energies of elements, and the scale that energies and forces are learned on.
+
+Total energies are huge and almost the sum of their atoms'. Taking off a constant for each element leaves what a model
+has to learn; the rest is standardised as one number per frame, extensive as it is, as EScAIP's recipe does.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from equiscale.data.force_frames import ForceFrames
+from equiscale.data.molecules import SYMBOLS, atomic_number
+
+
+class References(NamedTuple):
+    """Energies of elements in eV, float64 [119] by atomic number, zero where unknown.
+
+    `elements` are the atomic numbers they were fitted to, `rank` how many of them the compositions tell apart: where it
+    is smaller, the sums are fitted as well as ever and the single energies are only those of least square sum.
+    `residual` is the root mean square of what they leave of the energies fitted to, in eV per frame.
+    """
+
+    energies: np.ndarray
+    elements: tuple[int, ...]
+    rank: int
+    residual: float
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{SYMBOLS[z]} {self.energies[z]:.3f}" for z in self.elements)
+        tied = f"; only {self.rank} of {len(self.elements)} told apart" if self.rank < len(self.elements) else ""
+        return f"{listed} eV, leaving {self.residual:.3f} eV RMS{tied}"
+
+    def total(self, species: Int[np.ndarray, "n max_atoms"]) -> Float[np.ndarray, " n"]:
+        """Sum over the atoms of each frame, eV, float64. Raises ValueError naming an element without a reference."""
+        unknown = set(np.unique(species[species > 0]).tolist()) - set(self.elements)
+        if unknown:
+            names = ", ".join(SYMBOLS[z] for z in sorted(unknown))
+            raise ValueError(f"no reference energy of {names}: fit to frames that hold them, or leave these out")
+        return self.energies[species].sum(axis=1)
+
+
+def fit_references(species: Int[np.ndarray, "n max_atoms"], energies: Float[np.ndarray, " n"]) -> References:
+    """Least squares of energies [n] in eV on the number of atoms of each element; fit it to training frames only.
+
+    The solution of least norm where compositions do not tell elements apart, as in one molecule's frames.
+    Raises ValueError without a frame.
+    """
+    if not len(species):
+        raise ValueError("no frame to fit element references to: give the training frames")
+    elements = np.unique(species[species > 0])
+    counts = np.stack([np.count_nonzero(species == z, axis=1) for z in elements], axis=1).astype(float)
+    solution, _, rank, _ = np.linalg.lstsq(counts, np.asarray(energies, float))
+    by_number = np.zeros(len(SYMBOLS))
+    by_number[elements] = solution
+    residual = np.sqrt(np.mean((energies - counts @ solution) ** 2))
+    return References(by_number, tuple(elements.tolist()), int(rank), float(residual))
+
+
+def known_references(by_symbol: Mapping[str, float]) -> References:
+    """References taken from elsewhere, such as isolated atoms', in eV; they have no residual (nan)."""
+    energies = np.zeros(len(SYMBOLS))
+    for symbol, energy in by_symbol.items():
+        energies[atomic_number(symbol)] = energy
+    elements = tuple(sorted(map(atomic_number, by_symbol)))
+    return References(energies, elements, len(elements), float("nan"))
+
+
+class Scale(NamedTuple):
+    """How labels are standardised: energies less `references`, `mean` and over `std`, forces over `force_std`.
+
+    All in eV and eV/angstrom; energies are one number per frame, forces have mean zero. A model of standardised
+    energies whose forces are its gradient owes them a factor `std / force_std`.
+    """
+
+    references: References
+    mean: float
+    std: float
+    force_std: float
+
+    def energies(self, energies: np.ndarray, species: np.ndarray) -> np.ndarray:
+        """Standardised, float64 [n], from eV [n]."""
+        return (energies - self.references.total(species) - self.mean) / self.std
+
+    def total_energies(self, standardised: np.ndarray, species: np.ndarray) -> np.ndarray:
+        """The way back, in eV, float64 [n]."""
+        return np.asarray(standardised, float) * self.std + self.mean + self.references.total(species)
+
+    def forces(self, forces: np.ndarray) -> np.ndarray:
+        """Standardised, from eV/angstrom, in their dtype."""
+        return forces / np.asarray(self.force_std, forces.dtype)
+
+
+def fit_scale(frames: ForceFrames, references: References | None = None) -> Scale:
+    """The scale of training frames, with references fitted to them by default.
+
+    Forces count by component, of atoms that were free to move. Raises ValueError where energies or forces do not vary.
+    """
+    references = references or fit_references(frames.species, frames.energies)
+    left = frames.energies - references.total(frames.species)
+    free = (frames.species > 0) & ~frames.fixed
+    force_std = float(np.sqrt(np.mean(np.square(frames.forces[free], dtype=float)))) if free.any() else 0.0
+    if not left.std() > 1e-9 or not force_std > 0:
+        raise ValueError(
+            f"energies vary by {left.std():.3g} eV beside their elements' and forces by {force_std:.3g} eV/angstrom in "
+            f"{len(frames)} frames: give frames of several geometries"
+        )
+    return Scale(references, float(left.mean()), float(left.std()), force_std)
