@@ -14,10 +14,11 @@ import itertools
 import pathlib
 
 from absl import app, flags
+from tqdm import tqdm
 
 from equiscale.data.readers import read_molecules
 from equiscale.data.stored_molecules import formula, write_molecules
-from experiments.inputs import Telling, megabytes, named
+from experiments.inputs import FirstOfEach, megabytes, named
 
 OUTPUT = flags.DEFINE_string("output", None, "folder to write, which must not be there yet", required=True)
 COMPOUNDS = flags.DEFINE_enum(
@@ -43,10 +44,9 @@ def main(argv):
 
 
 def run(inputs: list[pathlib.Path], output: pathlib.Path) -> None:
-    told = Telling()
-    records = (record for path in inputs for record in told(read_molecules(path), path.name, "molecule"))
+    records = (r for path in inputs for r in tqdm(read_molecules(path), desc=path.name, unit="molecule"))
     source = ", ".join(path.name for path in inputs)
-    molecules, report = write_molecules(output, records, source, LABELS[COMPOUNDS.value])
+    molecules, report = write_molecules(output, records, source, LABELS[COMPOUNDS.value], FirstOfEach())
     longest = molecules.n_atoms.max()
     print(f"{report}\n{output}: {len(molecules):,} molecules of up to {longest} atoms, {megabytes(output)}")
 

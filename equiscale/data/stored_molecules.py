@@ -79,11 +79,12 @@ def write_molecules(
     records: Iterable[Record | BadMolecule],
     source: str,
     compound: Callable[[str, np.ndarray], str],
+    tell: Callable[[BadMolecule], None] | None = None,
 ) -> tuple[StoredMolecules, Skipped]:
     """Write molecules to a new folder as they come; bad ones are left out and counted by reason.
 
     `compound(name, numbers)` labels what must not be split between training and validation, as `formula` does:
-    conformers of a compound share it (and so do isomers).
+    conformers of a compound share it (and so do isomers). `tell` is called with each bad one.
     Raises what `write_set` raises.
     """
     outcomes = []
@@ -96,6 +97,8 @@ def write_molecules(
                 numbers, positions = check_record(*record)
             except BadMolecule as error:
                 outcomes.append(error.reason)
+                if tell is not None:
+                    tell(error)
                 continue
             outcomes.append(None)
             ragged = {"positions": positions, "species": numbers.astype(np.uint8)}
