@@ -1,8 +1,6 @@
 """What the commands that prepare sets share: the files they are given, and telling what is left out of them."""
 
-import collections
 import pathlib
-from collections.abc import Iterable, Iterator
 
 from absl import app
 from tqdm import tqdm
@@ -21,19 +19,16 @@ def named(argv: list[str]) -> list[pathlib.Path]:
     return paths
 
 
-class Telling:
-    """Passes records on with a progress bar and shows the first that could not be read for each reason."""
+class FirstOfEach:
+    """Shows the first molecule that is left out for each reason."""
 
     def __init__(self):
-        self.shown: collections.Counter[str] = collections.Counter()
+        self.shown: set[str] = set()
 
-    def __call__(self, records: Iterable, name: str, unit: str) -> Iterator:
-        for record in tqdm(records, desc=name, unit=unit):
-            if isinstance(record, BadMolecule):
-                self.shown[record.reason] += 1
-                if self.shown[record.reason] == 1:
-                    tqdm.write(f"left out: {record}")
-            yield record
+    def __call__(self, error: BadMolecule) -> None:
+        if error.reason not in self.shown:
+            self.shown.add(error.reason)
+            tqdm.write(f"left out: {error}")
 
 
 def megabytes(folder: pathlib.Path) -> str:

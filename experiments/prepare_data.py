@@ -20,13 +20,14 @@ from collections.abc import Callable
 
 import numpy as np
 from absl import app, flags
+from tqdm import tqdm
 
 from equiscale.data.labels import read_labels
 from equiscale.data.molecules import Molecules
 from equiscale.data.properties import QUANTITIES, check_names, measure
 from equiscale.data.readers import read_molecules
 from equiscale.data.stored_molecules import formula, write_molecules
-from experiments.inputs import Telling, megabytes, named
+from experiments.inputs import FirstOfEach, megabytes, named
 
 OUTPUT = flags.DEFINE_string("output", None, "folder to write, which must not be there yet", required=True)
 COMPOUNDS = flags.DEFINE_enum(
@@ -72,10 +73,10 @@ def columns() -> Callable[[Molecules], dict[str, np.ndarray]] | None:
 
 
 def run(inputs: list[pathlib.Path], output: pathlib.Path) -> None:
-    told = Telling()
-    records = (record for path in inputs for record in told(read_molecules(path), path.name, "molecule"))
+    records = (r for path in inputs for r in tqdm(read_molecules(path), desc=path.name, unit="molecule"))
     source = ", ".join(path.name for path in inputs)
-    molecules, report = write_molecules(output, records, source, COMPOUND[COMPOUNDS.value], columns())
+    to_store = COMPOUND[COMPOUNDS.value], columns(), FirstOfEach()
+    molecules, report = write_molecules(output, records, source, *to_store)
     longest = molecules.n_atoms.max()
     print(f"{report}\n{output}: {len(molecules):,} molecules of up to {longest} atoms, {megabytes(output)}")
     for name, values in molecules.columns.items():

@@ -26,13 +26,13 @@ from absl import app, flags
 from tqdm import tqdm
 
 from equiscale.data import xtb, xtb_set
-from equiscale.data.force_frames import ForceRecord, from_records_skipping
+from equiscale.data.force_frames import ForceRecord, checked, pad
 from equiscale.data.force_readers import Keys, read_forces
 from equiscale.data.force_units import ENERGIES, FORCES, LENGTHS, Units, check_units
 from equiscale.data.molecules import BadMolecule
 from equiscale.data.stored_forces import write_forces
 from equiscale.data.stored_molecules import formula
-from experiments.inputs import Telling, megabytes, named
+from experiments.inputs import FirstOfEach, megabytes, named
 
 CHECKED = 2_000  # frames of each argument on which units are checked
 
@@ -70,7 +70,7 @@ LABELS = {
 
 def main(argv):
     try:
-        if XTB_FRAMES.value:
+        if XTB_FRAMES.value is not None:
             frames, report = xtb_set.load(XTB_FRAMES.value, seed=SEED.value, processes=PROCESSES.value)
             print(report)
             run(frames.records(), frames.source)
@@ -83,7 +83,7 @@ def main(argv):
 
 def run(records: Iterator[ForceRecord | BadMolecule], source: str) -> None:
     output = pathlib.Path(OUTPUT.value)
-    stored, report = write_forces(output, records, source, LABELS[COMPOUNDS.value], **limits())
+    stored, report = write_forces(output, records, source, LABELS[COMPOUNDS.value], FirstOfEach(), **limits())
     print(f"{report}\n{output}: {len(stored):,} frames of up to {stored.n_atoms.max()} atoms, {megabytes(output)}")
 
 
@@ -92,13 +92,12 @@ def limits() -> dict:
 
 
 def read(paths: list[pathlib.Path]) -> Iterator[ForceRecord | BadMolecule]:
-    told = Telling()
     keys = Keys(ENERGY_KEY.value, FORCES_KEY.value, SUBSET.value)
     for path in paths:
         records = read_forces(path, units(), keys)
         if LABEL.value:
             records = xtb.labelled(records, PROCESSES.value)
-        records = told(records, path.name, "frame")
+        records = iter(tqdm(records, desc=path.name, unit="frame"))
         first = list(itertools.islice(records, CHECKED))
         check(first, path.name)
         yield from itertools.chain(first, records)
@@ -113,13 +112,17 @@ def units() -> Units | None:
 
 def check(records: list[ForceRecord | BadMolecule], name: str) -> None:
     """Say what the unit check says. Raises ValueError where it refuses."""
-    frames, _ = from_records_skipping(records, name, **limits())
-    found = check_units(frames)
+    good = list(checked(records, [], **limits()))
+    if not good:
+        return  # what is wrong with them is told when they are left out
+    found = check_units(pad(good, name))
     tqdm.write(f"{name}: {found}")
     if found.advice is None or not CHECK.value:
         return
     advice = found.advice
-    if found.units is not None and units() is None:
+    if units() is not None:
+        advice += "; this is after the conversion that the flags ask for"
+    elif found.units is not None:
         length, energy, force, gradients = found.units
         advice += f"; here --length_unit={length} --energy_unit={energy} --force_unit={force}"
         advice += " --gradients" if gradients else ""

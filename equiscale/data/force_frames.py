@@ -6,7 +6,7 @@ units, and forces rather than gradients, is for `equiscale.data.force_units` to 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -219,13 +219,23 @@ def _lattice(record: ForceRecord) -> tuple[np.ndarray, np.ndarray]:
     return cell.astype(np.float32), pbc
 
 
-def checked(records: Iterable[ForceRecord | BadMolecule], outcomes: list, **limits) -> Iterator[Labelled]:
-    """The good ones of `records`; to `outcomes` goes None for each of them and the reason for each other."""
+def checked(
+    records: Iterable[ForceRecord | BadMolecule],
+    outcomes: list[str | None],
+    tell: Callable[[BadMolecule], None] | None = None,
+    **limits,
+) -> Iterator[Labelled]:
+    """The good ones of `records`; to `outcomes` goes None for each of them and the reason for each other.
+
+    `tell` is called with every other, as is.
+    """
     for record in records:
         try:
             frame = check_frame(record, **limits)
         except BadMolecule as error:
             outcomes.append(error.reason)
+            if tell is not None:
+                tell(error)
         else:
             outcomes.append(None)
             yield frame

@@ -44,17 +44,19 @@ def write_forces(
     records: Iterable[ForceRecord | BadMolecule],
     source: str,
     compound: Callable[[Labelled], str] = lambda frame: frame.group,
+    tell: Callable[[BadMolecule], None] | None = None,
     **limits,
 ) -> tuple[StoredForces, Skipped]:
     """Write frames to a new folder as they come; bad ones are left out and counted by reason.
 
-    `compound` labels what must not be split between training and validation, by default a frame's group; `limits` are
-    those of `check_frame`. Raises what `write_set` raises.
+    `compound` labels what must not be split between training and validation, by default a frame's group; `tell` is
+    called with each bad one; `limits` are those of `check_frame`.
+    Raises what `write_set` raises, and ValueError with the report when no frame is left.
     """
     outcomes: list[str | None] = []
 
     def examples():
-        for frame in checked(records, outcomes, **limits):
+        for frame in checked(records, outcomes, tell, **limits):
             ragged = {
                 "positions": frame.positions,
                 "species": frame.species.astype(np.uint8),
@@ -63,6 +65,8 @@ def write_forces(
             }
             whole = {"energies": np.float64(frame.energy), "compound": compound_label(compound(frame))}
             yield ragged, whole | {"cell": frame.cell, "pbc": frame.pbc}
+        if None not in outcomes:
+            raise ValueError(f"no frame left of {source}: {tally(outcomes)}")
 
     stored = write_set(folder, examples(), source)
     return StoredForces(stored, np.arange(len(stored))), tally(outcomes)

@@ -97,13 +97,14 @@ def write_molecules(
     source: str,
     compound: Callable[[str, np.ndarray], str],
     columns: Callable[[Molecules], Mapping[str, np.ndarray]] | None = None,
+    tell: Callable[[BadMolecule], None] | None = None,
 ) -> tuple[StoredMolecules, Skipped]:
     """Write molecules to a new folder as they come; bad ones are left out and counted by reason.
 
     `compound(name, numbers)` labels what must not be split between training and validation, as `formula` does:
     conformers of a compound share it (and so do isomers). `columns(molecules)` gives further numbers of each, by name
-    `[n, ...]`, NaN where not known; it is asked for some thousand molecules at a time.
-    Raises what `write_set` raises, and ValueError for a column with the name of another field.
+    `[n, ...]`, NaN where not known; it is asked for some thousand molecules at a time. `tell` is called with each bad
+    one. Raises what `write_set` raises, and ValueError for a column with the name of another field.
     """
     outcomes = []
 
@@ -115,6 +116,8 @@ def write_molecules(
                 checked = check_record(*record)
             except BadMolecule as error:
                 outcomes.append(error.reason)
+                if tell is not None:
+                    tell(error)
                 continue
             outcomes.append(None)
             yield record[0], *checked
