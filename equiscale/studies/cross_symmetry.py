@@ -10,7 +10,8 @@ whether (g x, g y) is as likely as (x, y):
   near g y: a low number says that f does not look at what g changes, a high one that it does. These are what a low
   number for rotations stands against.
 
-`plain` is the loss of the inputs as they are, so that total / plain tells how far a group takes f from what it knows.
+`plain` is the loss of the inputs as they are: total / plain tells how far a group takes f from what it knows, and
+equiv / plain compares groups where the percentages saturate, because the total grows with the equivariance error.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

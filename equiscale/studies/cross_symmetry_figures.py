@@ -1,93 +1,79 @@
 """Figure and table of `cross_symmetry`: percent by symmetry and checkpoint, with floors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
-from equiscale.studies.figures import COLOURS, column
+from equiscale.studies.figures import COLOURS, Rows, column
 from equiscale.studies.report import percent_text
 
-LEAST = 1e-4  # percent: where the scale begins at the latest
+NEGLIGIBLE = 1e-3  # percent: what is below stands with the floors, on an axis of its own
 
 
 def symmetries_figure(found: Mapping[str, Any]) -> Figure:
-    """A line a symmetry, a point a checkpoint: percent with two standard errors, and the floor as a bar.
+    """A line a symmetry, a point a checkpoint: percent with two standard errors; left of it the floors.
 
     Symmetries that the task has stand above those that it has not.
     """
-    rows = found["rows"]
-    names = [*_names(rows, of_task=True), *_names(rows, of_task=False)]
-    steps = list(dict.fromkeys(row["step"] for row in rows))
-    place = {name: -i - 0.7 * (not _of(rows, name)[0]["of_task"]) for i, name in enumerate(names)}
-    figure = Figure(figsize=(9, 1.6 + 0.55 * len(names)), layout="constrained")
-    ax = figure.subplots()
+    by_name = _by_name(found["rows"])
+    names = sorted(by_name, key=lambda name: not by_name[name][0]["of_task"])
+    steps = list(dict.fromkeys(row["step"] for row in found["rows"]))
+    n_of_task = sum(by_name[name][0]["of_task"] for name in names)
+    place = {name: -i - 0.5 * (i >= n_of_task) for i, name in enumerate(names)}
+    figure = Figure(figsize=(9.5, 1.6 + 0.5 * len(names)), layout="constrained")
+    floors, ax = figure.subplots(1, 2, sharey=True, width_ratios=(1, 3))
+    for panel in (floors, ax):
+        panel.set_xscale("log")
+        panel.grid(alpha=0.25, axis="x", which="both")
+        panel.set_axisbelow(True)
+        panel.axhline(0.25 - n_of_task, color="0.6", linewidth=0.8)
     for k, step in enumerate(steps):
-        own = [row for row in rows if row["step"] == step]
-        above = [row for row in own if not row["below_floor"]]
-        beside = 0.3 - 0.6 * (k + 0.5) / len(steps)
-        y = np.array([place[row["symmetry"]] + beside for row in above])
-        percent, error = column(above, "percent"), 2 * column(above, "percent_stderr")
-        look = {"color": COLOURS[k % len(COLOURS)], "markersize": 5, "linewidth": 1.2}
-        below = np.minimum(error, 0.9 * percent)
-        ax.errorbar(percent, y, xerr=(below, error), fmt="o", label=_step(step), **look)
-        under = [row for row in own if row["below_floor"]]
-        y = [place[row["symmetry"]] + beside for row in under]
-        ax.plot([max(row["floor"], 1e-14) for row in under], y, "<", markerfacecolor="white", **look | {"linewidth": 0})
+        rows = [row for row in found["rows"] if row["step"] == step]
+        percent, error = column(rows, "percent"), 2 * column(rows, "percent_stderr")
+        y = np.array([place[row["symmetry"]] for row in rows]) + 0.3 - 0.6 * (k + 0.5) / len(steps)
+        look = {"fmt": "o", "color": COLOURS[k % len(COLOURS)], "markersize": 5, "linewidth": 1.2}
+        for panel, shown in ((floors, percent < NEGLIGIBLE), (ax, percent >= NEGLIGIBLE)):
+            p, e = percent[shown], error[shown]
+            label = (f"step {step}" if step else "untrained") if panel is ax else None
+            panel.errorbar(p, y[shown], xerr=(np.minimum(e, 0.9 * np.abs(p)), e), label=label, **look)
     for name in names:
-        floors = column(_of(rows, name), "floor")
-        ax.plot([floors[floors > 0].max(initial=1e-14)] * 2, place[name] + np.array([-0.35, 0.35]), "k:", linewidth=1.2)
+        floor = column(by_name[name], "floor").max()
+        floors.plot([floor, floor], place[name] + np.array([-0.35, 0.35]), "k:", linewidth=1.2)
     ax.plot([], [], "k:", label="floor: rounding alone")
-    ax.set_xscale("log")
-    ax.set_xlim(right=130)
-    ax.xaxis.set_major_locator(LogLocator(numticks=20))
+    floors.set_xlim(column(found["rows"], "floor").min() / 30, NEGLIGIBLE)
+    floors.xaxis.set_major_locator(LogLocator(numticks=4))
+    floors.xaxis.set_minor_locator(FixedLocator([]))
+    floors.set_xlabel("%, floors")
+    ax.set_xlim(right=110)
+    ax.xaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5)]))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.axhline(np.mean([place[names[i]] for i in (_n_of_task(rows) - 1, _n_of_task(rows))]), color="0.6", linewidth=0.8)
-    ax.set_yticks(list(place.values()), [_label(_of(rows, name)[0]) for name in names])
-    ax.grid(alpha=0.25, axis="x")
     ax.set_xlabel("% of the loss over the orbit that is equivariance error (two standard errors)")
-    ax.set_title(found["title"], fontsize=10)
+    labels = [name + ("" if by_name[name][0]["of_task"] else "\n(not of the task)") for name in names]
+    ax.set_yticks(list(place.values()), labels)
+    figure.suptitle(found["title"], fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(steps) + 1, fontsize=9)
     return figure
 
 
 def symmetries_table(found: Mapping[str, Any]) -> str:
-    """Plain text: symmetry by checkpoint, with the floor and how far the orbit's loss is above that of plain inputs."""
-    header = ("step", "symmetry", "of the task", "% equivariance error", "floor, %", "loss / plain", "elements")
-    lines = [header]
+    """Plain text: symmetry by checkpoint, percentage and floor, and both losses over that of plain inputs."""
+    header = ("step", "symmetry", "of the task", "% equivariance error", "floor, %", "total/plain", "equiv/plain")
+    lines = [(*header, "elements")]
     for row in found["rows"]:
-        lines.append(
-            (
-                str(row["step"]),
-                row["symmetry"],
-                "yes" if row["of_task"] else "no",
-                percent_text(row),
-                f"{row['floor']:.1e}",
-                f"{row['total'] / row['plain']:.3g}",
-                row["measure"],
-            )
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        numbers = [f"{row[name] / row['plain']:.3g}" for name in ("total", "equiv")]
+        known = "yes" if row["of_task"] else "no"
+        floor = f"{row['floor']:.1e}"
+        lines.append((str(row["step"]), row["symmetry"], known, percent_text(row), floor, *numbers, row["measure"]))
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _names(rows: Sequence[Mapping[str, Any]], of_task: bool) -> list[str]:
-    return list(dict.fromkeys(row["symmetry"] for row in rows if row["of_task"] == of_task))
-
-
-def _n_of_task(rows: Sequence[Mapping[str, Any]]) -> int:
-    return len(_names(rows, of_task=True))
-
-
-def _of(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["symmetry"] == name]
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    return row["symmetry"] + ("" if row["of_task"] else "\n(not of the task)")
-
-
-def _step(step: int) -> str:
-    return f"step {step}" if step else "untrained"
+def _by_name(rows: Rows) -> dict[str, Rows]:
+    """Rows of each symmetry, in the order in which they were measured."""
+    return {
+        name: [row for row in rows if row["symmetry"] == name] for name in dict.fromkeys(r["symmetry"] for r in rows)
+    }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 from tqdm import tqdm
 
@@ -59,6 +60,7 @@ def measure(
     start: Params,
     own: str | None = None,
     turn_back: bool = True,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Train the decoders that `folder` lacks, try all, and sum up: plain data.
 
@@ -69,11 +71,12 @@ def measure(
       start: the network whose decoder all start from.
       own: the one of `encoders` whose own decoder is tried as well.
       turn_back: see `redundancy.make_program`.
+      mesh: of the devices that share the work (default: all).
 
     Raises what `redundancy.split_parameters` and `redundancy.train_decoder` raise, and OSError for a folder that
     cannot be written.
     """
-    mesh = make_mesh()
+    mesh = mesh or make_mesh()
     of_order, of_steps, of_intervals = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 6), 3)
     feed = make_feed(task.train, of_order, settings.batch_size, mesh)
     program = redundancy.make_program(task, feed, make_optimizer(settings), mesh, turn_back=turn_back)

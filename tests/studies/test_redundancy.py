@@ -16,22 +16,23 @@ import pytest
 
 import equiscale as es
 from configs import denoise_voxels as config_of
-from equiscale.data.voxels import Grid
 from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import PRESETS, VoxelUNet
 from equiscale.parameters import by_path
 from equiscale.studies import redundancy, redundancy_study
 from equiscale.subspace import convolution, equivariant_part
-from equiscale.tasks import denoise_voxels
 from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
 from equiscale.training.settings import Settings
 from equiscale.training.state import init_state
+from tests.models.test_voxel_unet import random_params
 from tests.tasks.test_denoise_voxels import make
+from tests.training.test_parallel import mesh_of
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEY = jax.random.key(0)
-NET = VoxelUNet(2, 4, 2, channel_multipliers=(1,), attention_levels=(False,), n_blocks=1, dropout=0)
+FIELDS = {"n_channels": 4, "n_groups": 2, "channel_multipliers": (1,), "attention_levels": (False,), "n_blocks": 1}
+NET = VoxelUNet(2, **FIELDS, dropout=0)
 SETTINGS = Settings(steps=4, batch_size=4, learning_rate=1e-2)
 TURNS = redundancy_study.rotations("z")
 
@@ -48,12 +49,13 @@ def study(task, drawn, folder):
         lambda p: p if p.ndim < 5 else 5 * equivariant_part(p, es.octahedral.enumerate(), convolution()), drawn
     )
     encoders = {"equivariant": symmetric, "drawn": drawn}
-    return redundancy_study.measure(task, SETTINGS, encoders, TURNS, folder, start=symmetric, own="equivariant")
+    settings = {"start": symmetric, "own": "equivariant", "mesh": mesh_of(1)}
+    return redundancy_study.measure(task, SETTINGS, encoders, TURNS, folder, **settings)
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return jax.jit(task_of().init)(KEY)
+    return random_params(NET)["params"]
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +203,20 @@ def test_indices_of_a_table():
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
+# The command with a network of one level, which compiles in seconds, by the name of a preset.
+SMALL = """
+from absl import app
+from equiscale.models.voxel_unet import VoxelUNet
+from equiscale.tasks.denoise_voxels import MODELS
+MODELS["cpu_0.06M"] = VoxelUNet, {fields}
+from experiments import redundancy
+app.run(redundancy.main)
+"""
+
+
 def start(folder, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.redundancy", f"--workdir={folder / 'run'}", *arguments],
+        [sys.executable, "-c", SMALL.format(fields=FIELDS), f"--workdir={folder / 'run'}", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -213,12 +226,12 @@ def start(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run that was stopped before its first step."""
+    """The folder of a run that was stopped at step 4."""
     folder = tmp_path_factory.mktemp("redundancy")
     config = config_of.get_config("smoke")
     config.model.preset = "cpu_0.06M"
     open_run(folder / "run", config.to_dict())
-    model = denoise_voxels.make_model("cpu_0.06M", Grid(8, 1.25, config.grid.elements, radius=config.grid.radius))
+    model = VoxelUNet(len(config.grid.elements), **FIELDS)
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *(8,) * 4)))["params"]
     params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, a.dtype), shapes)
     task = make()._replace(init=lambda key: params)
@@ -243,5 +256,3 @@ def test_the_command_writes_numbers_and_a_figure(run):
     other = start(run, "--steps=3", "--molecules=4")
     assert other.returncode != 0 and "steps: 2 in the folder, 3 asked for" in other.stderr
     assert "another --name" in other.stderr
-    helped = start(run, "--help")
-    assert "--rotations" in helped.stdout and "Turned back" in helped.stdout

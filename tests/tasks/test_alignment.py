@@ -14,6 +14,7 @@ from equiscale.subspace import convolution, equivariant_part
 from equiscale.tasks.alignment import KINDS, Alignment, Sums, disagreement, joined, measured
 from equiscale.training.devices import make_mesh
 from equiscale.training.instruments import make_instruments
+from tests.models.test_voxel_unet import random_params
 from tests.tasks.test_denoise_voxels import make
 from tests.training.test_loop import toy_task
 
@@ -85,7 +86,7 @@ def test_at_weight_0_the_training_is_the_published_one_operation_by_operation():
 @pytest.fixture(scope="module")
 def networks():
     """Parameters of `NET`: as drawn, and with kernels that are averaged over the cube's rotations."""
-    drawn = jax.jit(make(model=NET).init)(jax.random.key(0))
+    drawn = random_params(NET)["params"]
     measure = es.octahedral.enumerate()
     symmetric = jax.tree.map(lambda p: p if p.ndim < 5 else 5 * equivariant_part(p, measure, convolution()), drawn)
     return drawn, symmetric

@@ -39,9 +39,12 @@ def task():
     return make()
 
 
-@pytest.fixture(scope="module")
-def params(task):
-    return jax.jit(task.init)(jax.random.key(0))
+STRETCHES = jnp.array([1.0, 0.5, 0.2])
+
+
+def stretching(task):
+    """With a denoiser of three parameters, which stretches each axis otherwise, in the place of the network."""
+    return task._replace(predict=lambda params, x: params * x.positions)
 
 
 def measured(task, params, **settings):
@@ -51,8 +54,7 @@ def measured(task, params, **settings):
 
 def test_a_denoiser_that_returns_its_input_reads_the_noise_and_no_broken_symmetry(task):
     """Its loss is the noise's own, by a loop over molecules; rotations cannot change that."""
-    still = task._replace(predict=lambda params, x: x.positions)
-    d = measured(still, {})
+    d = measured(stretching(task), jnp.ones(3))
     wanted = []
     for batch in task.validation:
         x, y, weight, mask, _ = task.pair(batch)
@@ -64,34 +66,35 @@ def test_a_denoiser_that_returns_its_input_reads_the_noise_and_no_broken_symmetr
     assert d.percent < 1e-9
 
 
-def test_neither_padding_nor_batches_change_a_number(task, params):
-    results = [measured(t, params) for t in (task, make(width=9), make(evaluation_batch=5))]
-    for d in results[1:]:
+def test_neither_padding_nor_batches_change_a_number(task):
+    first, *others = (measured(stretching(t), STRETCHES) for t in (task, make(width=9), make(evaluation_batch=5)))
+    for d in others:
         for name in ("total", "percent", "percent_stderr", "percent_reducible"):
-            np.testing.assert_allclose(getattr(d, name), getattr(results[0], name), rtol=1e-4)
-    assert 1 < results[0].percent < results[0].percent_reducible
+            np.testing.assert_allclose(getattr(d, name), getattr(first, name), rtol=1e-4)
+    assert 1 < first.percent < first.percent_reducible
 
 
-def test_training_and_evaluation_share_their_loss(task, params):
-    """Of validation molecules as they are, the loss that is trained on is the one that is measured."""
-    one = make(evaluation_batch=5)
-    pair = one.pair(one.validation[0])
-    itself = es.Symmetry(es.octahedral.enumerate(), es.trivial, es.trivial)
-    loss = task.loss(params, (pair.x, pair.y), jax.random.key(0))
-    np.testing.assert_allclose(loss, measured(one._replace(symmetry=itself), params).total, rtol=1e-5)
-    slope = jax.jit(jax.grad(task.loss))(params, task.sample(task.train[0], jax.random.key(1)), jax.random.key(2))
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
-
-
-def test_every_instrument_leaves_padding_out(task, params):
-    """Gradients and Eq. 4 on a padded batch are those without padding."""
-    wide = make(width=9)
+def test_every_instrument_leaves_padding_out(task):
+    narrow, wide = stretching(task), stretching(make(width=9))
     for name in ("loss_total", "gradient_total", "gradient_equiv"):
-        a, b = (jax.jit(t.gradients)(params, t.validation[0]).record()[name] for t in (task, wide))
+        a, b = (t.gradients(STRETCHES, t.validation[0]).record()[name] for t in (narrow, wide))
         np.testing.assert_allclose(a, b, rtol=1e-4)
-    a, b = (jax.jit(t.reconstruction)(params, t.validation[0]) for t in (task, wide))
+    a, b = (t.reconstruction(STRETCHES, t.validation[0]) for t in (narrow, wide))
     np.testing.assert_allclose(a.bound, b.bound, rtol=1e-5)
     np.testing.assert_allclose(a.share[0], b.share[0], rtol=1e-3, atol=1e-6)
+    a, b = (t.components(STRETCHES, t.validation[0]).losses(STRETCHES) for t in (narrow, wide))
+    np.testing.assert_allclose(a["equiv"], b["equiv"], rtol=1e-4)
+
+
+def test_training_and_evaluation_share_their_loss():
+    """Of validation molecules as they are, the loss that is trained on is the one that is measured."""
+    task = make(evaluation_batch=5)
+    task = task._replace(symmetry=es.Symmetry(es.octahedral.enumerate(), es.trivial, es.trivial))
+    params = jax.jit(task.init)(jax.random.key(0))
+    pair = task.pair(task.validation[0])
+    loss, slope = jax.jit(jax.value_and_grad(task.loss))(params, (pair.x, pair.y), jax.random.key(0))
+    np.testing.assert_allclose(loss, measured(task, params).total, rtol=1e-5)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
 def test_noise_follows_the_atom_whatever_the_batch_and_the_padding():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 import equiscale as es
 from configs.predict_properties import get_config
@@ -25,7 +26,7 @@ NAMES = ("radius_of_gyration", "vector_to_n_and_o", "molecular_weight")
 LEVELS = {"channel_multipliers": (1, 2), "attention_levels": (False, False), "n_blocks": 1, "dropout": 0.2}
 PLAIN = VoxelUNet(2, n_channels=4, n_groups=2, **LEVELS)
 STEERABLE = SteerableUNet(2, multiplicities=(3, 2, 1), n_levels=2, kernel_size=3, dropout=0.2)
-SETTINGS = Settings(steps=4, batch_size=4, learning_rate=1e-2, weight_decay=0.1, ema_decay=0.5, clip=1.0, evaluations=2)
+SETTINGS = Settings(steps=3, batch_size=4, learning_rate=1e-2, weight_decay=0.1, evaluations=1)
 
 
 def molecules(n=8):
@@ -115,20 +116,15 @@ def test_the_loss_is_that_of_properties_plus_that_of_denoising(params):
     assert 0.01 * denoising > 0.01 * found
 
 
-def test_a_frozen_encoder_stays_bit_identical_and_a_run_goes_on(tmp_path):
-    """Neither gradients nor weight decay reach it, and no moments are kept of it."""
+def test_a_frozen_encoder_stays_bit_identical(tmp_path):
+    """Neither gradients nor weight decay reach it."""
     task = make(frozen=True)
-    state = loop.train(task, SETTINGS, tmp_path / "whole", title="frozen")
-    start = by_path(loop.untrained_params(task, SETTINGS))
-    end, average = by_path(state.params), by_path(state.ema)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    state = loop.train(task, SETTINGS, tmp_path, title="frozen", mesh=mesh)
+    start, end = by_path(loop.untrained_params(task, SETTINGS)), by_path(state.params)
     for path, leaf in start.items():
-        same = np.array_equal(leaf, end[path]) and np.array_equal(leaf, average[path])
-        assert same == path.startswith("encoder/"), path
-    moments = jax.tree.leaves(state.opt_state)
-    assert len(moments) < len(start), "two moments of each parameter of the head, and some counters"
-    loop.train(task, SETTINGS._replace(steps=2), tmp_path / "parts", title="frozen")
-    resumed = loop.train(task, SETTINGS, tmp_path / "parts", title="frozen")
-    jax.tree.map(np.testing.assert_array_equal, resumed.params, state.params)
+        assert np.array_equal(leaf, end[path]) == path.startswith("encoder/"), path
+    assert len(jax.tree.leaves(state.opt_state)) < len(start), "two moments of the head's parameters, and counters"
 
 
 def test_frozen_parameters_get_no_gradient_and_others_do(params):

@@ -124,6 +124,30 @@ def test_gradients_are_measured_with_the_loss_where_asked_for(tmp_path):
     assert all(row["gradients"]["loss_mean"] > 0 for row in rows)
 
 
+def test_frozen_parameters_stay_and_a_run_goes_on(tmp_path):
+    """Whatever their gradient: weight decay, clipping, averages leave them alone; no moments of them are kept."""
+    toy = toy_task()
+    task = toy._replace(
+        init=lambda key: {"still": toy.init(key), "moving": {"a": jnp.eye(3), "b": jnp.ones(3)}},
+        loss=lambda p, batch, key: toy.loss(p["still"] @ p["moving"]["a"] * p["moving"]["b"], batch, key),
+        predict=lambda p, x: x @ (p["still"] @ p["moving"]["a"] * p["moving"]["b"]),
+        frozen="still*",
+    )
+    settings = SETTINGS._replace(weight_decay=0.1, clip=1.0, ema_decay=0.5)
+    start = loop.untrained_params(task, settings)
+    whole = loop.train(task, settings, tmp_path / "whole", title="toy")
+    for params in (whole.params, whole.ema):
+        np.testing.assert_array_equal(params["still"], start["still"])
+        assert all(jnp.abs(params["moving"][k] - start["moving"][k]).max() > 1e-3 for k in "ab")
+    arrays = [leaf for leaf in jax.tree.leaves(whole.opt_state) if leaf.ndim]
+    assert sorted(leaf.shape for leaf in arrays) == [(3,), (3,), (3, 3), (3, 3)]
+    loop.train(task, settings._replace(steps=5), tmp_path / "parts", title="toy")
+    resumed = loop.train(task, settings, tmp_path / "parts", title="toy")
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    with pytest.raises(ValueError, match="no parameter matches 'encoder/"):
+        loop.train(task._replace(frozen="encoder/*"), settings, tmp_path / "wrong", title="toy")
+
+
 def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match=r"step \d+"):
         loop.train(toy_task(scale=jnp.inf), SETTINGS, tmp_path, title="toy")
