@@ -11,6 +11,7 @@ from configs import denoise_voxels
 
 # Transformers of about as many parameters as the U-Nets of denoise_voxels.
 SAME_SIZE = {
+    "cpu_0.02M": "cpu_0.02M",
     "cpu_0.06M": "cpu_0.06M",
     "cpu_0.3M": "cpu_0.3M",
     "cpu_1M": "cpu_1M",

@@ -91,6 +91,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     elif preset == "smoke":
         config.data.limit = 120
         config.grid.length, config.grid.resolution = 8, 1.25
+        config.model.preset = "cpu_0.02M"
         config.training.steps, config.training.batch_size = 4, 4
         config.evaluation.molecules, config.evaluation.batch_size, config.evaluation.points = 6, 4, 3
     elif preset != "cpu":

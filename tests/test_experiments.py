@@ -25,7 +25,7 @@ def trained(tmp_path_factory):
 
 def test_training_leaves_a_run_folder(trained):
     folder, result = trained
-    assert "256,688  parameters" in result.stdout and "1 process(es)" in result.stdout
+    assert "24,656  parameters" in result.stdout and "1 process(es)" in result.stdout
     rows = read_metrics(folder / "run")
     assert [row["step"] for row in rows] == [0, 1, 4]
     for row in rows:

@@ -21,7 +21,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     models, fractions, weights, seeds = {
         "cpu": (("cpu_0.06M", "cpu_0.3M"), (0.1, 1.0), (0.1,), (0,)),
-        "smoke": (("cpu_0.06M",), (1.0,), (0.1,), (0,)),
+        "smoke": (("cpu_0.02M",), (1.0,), (0.1,), (0,)),
         "gpu": (("tiny", "small"), (0.1, 1.0), (0.01, 0.1, 1.0), (0, 1)),
         "paper": (("tiny", "small", "full"), (0.01, 0.1, 0.5, 1.0), (0.01, 0.1, 1.0), (0, 1, 2)),
     }[scale]

@@ -16,7 +16,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     models, molecules = {
         "cpu": (("cpu_0.06M", "cpu_0.3M"), 100),
-        "smoke": (("cpu_0.06M",), 10),
+        "smoke": (("cpu_0.02M",), 10),
         "gpu": (("tiny", "small"), 400),
         "paper": (("tiny", "small", "full"), 1_000),
     }[scale]

@@ -17,7 +17,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     models, fractions, augmentations, seeds = {
         "cpu": (("cpu_0.3M",), (0.1, 1.0), ("cube", "none"), (0, 1)),
-        "smoke": (("cpu_0.3M",), (0.5, 1.0), ("cube", "none"), (0,)),
+        "smoke": (("cpu_0.02M",), (0.5, 1.0), ("cube", "none"), (0,)),
         "gpu": (("tiny", "small"), (0.1, 1.0), ("cube", "none"), (0, 1)),
         "paper": (("tiny", "small", "full"), (0.01, 0.1, 0.25, 0.5, 1.0), ("cube", "euler", "none"), (0, 1, 2)),
     }[scale]

@@ -16,7 +16,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     sizes, augmentations, n_seeds = {  # presets of the U-Net
         "cpu": (("cpu_0.06M",), ("cube", "none"), 2),
-        "smoke": (("cpu_0.06M",), ("cube", "none"), 1),
+        "smoke": (("cpu_0.02M",), ("cube", "none"), 1),
         "gpu": (("tiny",), ("cube", "none"), 2),
         "paper": (("tiny", "small"), ("cube", "euler", "none"), 3),
     }[scale]

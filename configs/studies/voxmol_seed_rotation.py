@@ -20,7 +20,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     models, fractions, augmentations, seeds, steps = {
         "cpu": (("cpu_0.06M", "cpu_0.3M"), (1.0,), ("cube", "none"), 100, 1),
-        "smoke": (("cpu_0.06M",), (1.0,), ("cube",), 4, 1),
+        "smoke": (("cpu_0.02M",), (1.0,), ("cube",), 4, 1),
         "gpu": (("tiny", "small"), (0.1, 1.0), ("euler", "none"), 100, 100),
         "paper": (("tiny", "small", "full"), (0.1, 0.5, 1.0), ("euler", "none"), 1_000, 500),
     }[scale]

@@ -16,7 +16,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     plain, steerable, n_seeds = {
         "cpu": ("cpu_0.06M", "steerable_cpu_0.05M", 2),
-        "smoke": ("cpu_0.06M", "steerable_cpu_0.02M", 1),
+        "smoke": ("cpu_0.02M", "steerable_cpu_0.02M", 1),
         "gpu": ("tiny", "steerable_10M", 2),
         "paper": ("tiny", "steerable_10M", 3),
     }[scale]

@@ -20,12 +20,14 @@ from jax import Array
 from equiscale.models.conv3d import conv3d, conv3d_transpose
 
 _PUBLISHED = {"channel_multipliers": (1, 2, 2, 4), "attention_levels": (False, False, True, True)}
+_SHALLOW = {"channel_multipliers": (1, 2), "attention_levels": (False, True), "dropout": 0.0}  # for tests
 _CPU = {"channel_multipliers": (1, 2, 1), "attention_levels": (False, False, True), "dropout": 0.0}
 
 # Fields of `VoxelUNet` besides `n_elements`. The published models have 7.0, 27.9 and 111.5 million parameters. Those
 # for CPUs are for grids of side 16 to 24, where attention is cheap at a quarter of the side only, and go without
 # dropout; they are named by their number of parameters.
 PRESETS = {
+    "cpu_0.02M": {"n_channels": 4, "n_groups": 4, "n_blocks": 1, **_SHALLOW},
     "cpu_0.06M": {"n_channels": 4, "n_groups": 4, **_CPU},
     "cpu_0.3M": {"n_channels": 8, "n_groups": 8, **_CPU},
     "cpu_1M": {"n_channels": 16, "n_groups": 8, **_CPU},

@@ -68,7 +68,7 @@ def test_the_command_writes_numbers_and_figures(run):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "equivariant?" in result.stdout and "untrained" in result.stdout and "±" in result.stdout
     found = json.loads((run / "latents.json").read_text())
-    assert found["shape"] == [16, 2, 2, 2] and found["molecules"]["n"] == 20
+    assert found["shape"] == [8, 4, 4, 4] and found["molecules"]["n"] == 20
     assert [(row["folder"], row["step"]) for row in found["rows"]] == [
         (arm, step) for arm in ("cube", "none") for step in (0, 4)
     ]

@@ -207,7 +207,7 @@ def test_indices_of_a_table():
 SMALL = """
 from absl import app
 from equiscale.models.voxel_unet import VoxelUNet
-from equiscale.tasks.denoise_voxels import MODELS
+from equiscale.tasks.voxels import MODELS
 MODELS["cpu_0.06M"] = VoxelUNet, {fields}
 from experiments import redundancy
 app.run(redundancy.main)

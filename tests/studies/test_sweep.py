@@ -103,8 +103,8 @@ def test_runs_start_from_one_of_the_same_molecules_network_and_seed():
             assert "encoder.run" not in fields
     some = plan(study, pathlib.Path("study"), "*encoder=frozen pretrained*none*seed=1*")
     assert [job.name for job in some] == [
-        "pretraining/model=cpu_0.06M,augmentation=none,seed=1",
-        "model=cpu_0.06M,encoder=frozen pretrained,augmentation=none,seed=1",
+        "pretraining/model=cpu_0.02M,augmentation=none,seed=1",
+        "model=cpu_0.02M,encoder=frozen pretrained,augmentation=none,seed=1",
     ]
     with pytest.raises(ValueError, match="has no pretraining"):
         study._replace(pretraining=None).check(config_of)

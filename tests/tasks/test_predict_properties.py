@@ -15,9 +15,9 @@ from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import VoxelUNet
 from equiscale.parameters import by_path
 from equiscale.tasks import denoise_voxels, predict_properties
+from equiscale.tasks.augmentations import augment
 from equiscale.tasks.molecule_sets import structures
 from equiscale.tasks.property_targets import describe, quantities_of, standard_of, targets_of, with_properties
-from equiscale.tasks.voxels import make_move
 from equiscale.training import loop
 from equiscale.training.settings import Settings
 
@@ -74,7 +74,7 @@ def test_scalars_stay_and_vectors_turn_with_a_steerable_network_alone(model):
 
 def test_labels_turn_with_their_molecules():
     """The properties of turned and moved molecules are the turned properties."""
-    move = make_move("haar", 0.7, {"scalars": es.scalars, "vectors": es.vectors})
+    move = augment("haar", 0.7, {"scalars": es.scalars, "vectors": es.vectors})
     moved = jax.jit(move)(DATA, jax.random.key(0))
     assert np.abs(np.asarray(moved.positions - DATA.positions)).max() > 0.5
     turned = Molecules(np.array(moved.positions), np.array(MOLECULES.species), MOLECULES.names, "turned")
