@@ -176,5 +176,5 @@ def test_it_takes_the_molecules_of_the_voxel_task(tmp_path):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="none of none, cube, paper16, haar, euler"):
         make("quaternion")
-    with pytest.raises(ValueError, match=r"'huge' is none of cpu_0\.06M"):
+    with pytest.raises(ValueError, match=r"'huge' is none of cpu_0\.02M, cpu_0\.06M"):
         task_module.make_model("huge", GRID)
