@@ -19,6 +19,10 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.preset = preset
     del config.augmentation
     config.translation = 0.0
+    # Of the curvature in the report: random vectors, and Hessian products with each.
+    config.evaluation.curvature_probes, config.evaluation.curvature_steps = 3, 20
+    if preset == "smoke":
+        config.evaluation.curvature_probes, config.evaluation.curvature_steps = 2, 3
     if preset == "gpu":  # the published learning rate is for some 400,000 steps
         config.training.steps, config.training.batch_size, config.training.learning_rate = 10_000, 32, 2e-4
     # Labels of the report, with what each arm turns its training molecules by (tasks/augmentations.py).

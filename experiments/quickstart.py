@@ -60,16 +60,17 @@ def run(config, workdir: pathlib.Path) -> pathlib.Path:
     params = {"untrained": untrained_params(task, settings)}
     params |= {label: state.params for label, state in states.items()}
     few = config.evaluation.instrument_molecules
-    found = curvature_study.densities(
-        task,
-        states[next(iter(folders))].params,
-        only=config.evaluation.curvature_of,
-        n_molecules=few,
-        n_probes=3,
-        n_steps=20,
-        progress=lambda probes: tqdm(probes, desc="curvature", unit="vector"),
-    )
-    curvature_study.save_densities(workdir / "curvature.npz", found)
+    if not (workdir / "curvature.npz").exists():
+        found = curvature_study.densities(
+            task,
+            states[next(iter(folders))].params,
+            only=config.evaluation.curvature_of,
+            n_molecules=few,
+            n_probes=config.evaluation.curvature_probes,
+            n_steps=config.evaluation.curvature_steps,
+            progress=lambda probes: tqdm(probes, desc="curvature", unit="vector"),
+        )
+        curvature_study.save_densities(workdir / "curvature.npz", found)
     sample = denoise_voxels.sample_densities(task, experiment.grid, config.noise_sigma, config.seed, params)
     np.savez_compressed(workdir / "sample.npz", molecule=experiment.validation.names[0], **sample)
     report = augmentation_report.write(

@@ -27,7 +27,7 @@ import pathlib
 import jax
 from absl import app, flags, logging
 
-from equiscale.tasks import denoise_points, denoise_voxels, predict_properties
+from equiscale.tasks import denoise_points, denoise_voxels, force_field, predict_properties
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run
@@ -55,6 +55,7 @@ TASKS = {
     "denoise_voxels": denoise_voxels,
     "denoise_points": denoise_points,
     "predict_properties": predict_properties,
+    "force_field": force_field,
 }
 
 

@@ -4,17 +4,21 @@ import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+from tests.commands import devices
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + devices(8)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
 import pytest
 
-# Many tests compile the same programs: the workers of one run, and the processes they start, share what is compiled.
-STARTED_HERE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+# Many tests compile the same programs and read the same molecules: the workers of one run, and the processes they
+# start, share them. What the user has in a cache of their own is neither read nor written.
+STARTED_HERE = "EQUISCALE_TESTS" not in os.environ
 if STARTED_HERE:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="equiscale-tests-")
+    os.environ["EQUISCALE_TESTS"] = os.environ["EQUISCALE_CACHE"] = tempfile.mkdtemp(prefix="equiscale-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["EQUISCALE_CACHE"], "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
@@ -32,4 +36,4 @@ def x64():
 
 def pytest_sessionfinish():
     if STARTED_HERE:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+        shutil.rmtree(os.environ["EQUISCALE_TESTS"], ignore_errors=True)

@@ -132,7 +132,9 @@ def numbers(d):
 def assert_same(a, b, rtol=2e-5):
     for name, value in numbers(a).items():
         if name != "identity_error":
-            np.testing.assert_allclose(value, numbers(b)[name], rtol=rtol, atol=1e-9, err_msg=name)
+            # The variance behind a standard error is a small difference, and loses digits in float32.
+            digits = 50 * rtol if name.endswith("stderr") else rtol
+            np.testing.assert_allclose(value, numbers(b)[name], rtol=digits, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("measure", [es.so3.haar(4), es.so3.coset(12, n=2), es.octahedral.enumerate()], ids=str)

@@ -9,16 +9,14 @@ from configs import denoise_voxels
 from equiscale.tasks.measure_names import parse_measure
 from equiscale.training.run_folder import read_metrics
 from experiments.config import read_run
-from tests.test_quickstart import start
+from tests.commands import start
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
     fields = ("--config.training.ema_decay=0.9", "--config.model.dtype=bfloat16", "--config.training.accumulate=2")
-    result = start(
-        "--config.preset=smoke", *fields, f"--workdir={folder / 'run'}", cache=folder / "cache", module="train"
-    )
+    result = start("--config.preset=smoke", *fields, f"--workdir={folder / 'run'}", module="train")
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, result
 
@@ -39,7 +37,7 @@ def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     again = ("--step=1", "--measure=octahedral.enumerate()", "--by_element")
     other = ("--averaged", "--measure=octahedral.haar(3)", "--plug_in", "--molecules=3")
     for arguments in (again, other):
-        result = start(f"--workdir={folder / 'run'}", *arguments, cache=folder / "cache", module="measure")
+        result = start(f"--workdir={folder / 'run'}", *arguments, module="measure")
         assert result.returncode == 0, result.stderr[-3000:]
     table = (folder / "run" / "by_element-1.csv").read_text().splitlines()
     assert len(table) == 25 and table[1].startswith("none,0.0,0.0") and any("120° about x+y-z" in row for row in table)
@@ -47,7 +45,7 @@ def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     row = read_metrics(folder / "run")[1]
     assert first["percent"] == pytest.approx(row["percent"], rel=1e-3) and first["step"] == 1
     assert second["averaged"] and second["estimator"] == "plug-in" and second["n_examples"] == 3
-    wrong = start(f"--workdir={folder / 'run'}", "--measure=haar(3)", cache=folder / "cache", module="measure")
+    wrong = start(f"--workdir={folder / 'run'}", "--measure=haar(3)", module="measure")
     assert wrong.returncode != 0 and "is no measure" in wrong.stderr
 
 
@@ -62,7 +60,7 @@ def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
     (tmp_path / "notes.txt").write_text("no molecules")
     prepared = start(
         f"--output={tmp_path / 'set'}", "--compounds=frame", str(tmp_path / "frames.xyz"), str(tmp_path / "notes.txt"),
-        cache=tmp_path / "cache", module="prepare_data",
+        module="prepare_data",
     )  # fmt: skip
     assert prepared.returncode == 0, prepared.stderr[-3000:]
     assert "kept 40 of 41: 1 in a file of unknown kind (.txt)" in prepared.stdout
@@ -70,19 +68,19 @@ def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
     fields = (f"--config.data.folder={tmp_path / 'set'}", "--config.data.buckets=2", "--config.data.validation=0.2")
     result = start(
         "--config.preset=smoke", *fields, f"--workdir={tmp_path / 'run'}", "--tensorboard", "--profile=2,3",
-        "--config.evaluation.at=(2,)", "--config.evaluation.instruments=()", cache=trained[0] / "cache", module="train",
+        "--config.evaluation.at=(2,)", "--config.evaluation.instruments=()", module="train",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert "40 molecules in" in result.stdout
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [0, 1, 2, 4]
     assert list((tmp_path / "run" / "tensorboard").iterdir()) and list((tmp_path / "run" / "profile").rglob("*.pb"))
-    again = start(f"--output={tmp_path / 'set'}", str(tmp_path), cache=tmp_path / "cache", module="prepare_data")
+    again = start(f"--output={tmp_path / 'set'}", str(tmp_path), module="prepare_data")
     assert again.returncode != 0 and "delete it, or write to another folder" in again.stderr
 
 
 def test_a_study_runs_what_is_missing_and_outlives_a_failure(tmp_path, trained):
     study = ("--config=configs/studies/voxmol_percent.py", "--config.scale=smoke", "--only=*fraction=1.0*none*")
-    settings = {"cache": trained[0] / "cache", "module": "study"}
+    settings = {"module": "study"}
     broken = start(*study, "--config.base.data.limit=0", f"--workdir={tmp_path / 'broken'}", **settings)
     assert broken.returncode == 1 and "FAILED: ValueError: limit=0" in broken.stdout
     for finished in ("0 of them finished", "1 of them finished"):

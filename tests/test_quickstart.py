@@ -1,34 +1,19 @@
 """The main job end to end at its smallest, as a user starts it."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import matplotlib.image
 import pytest
 
 from equiscale.training.run_folder import read_metrics
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def start(*arguments, cache, module="quickstart"):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EQUISCALE_CACHE": str(cache), "XLA_FLAGS": ""},
-    )
+from tests.commands import start
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
     arguments = ("--config.preset=smoke", f"--workdir={folder / 'run'}")
-    result = start(*arguments, cache=folder / "cache")
+    result = start(*arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, arguments, result
 
@@ -58,10 +43,10 @@ def test_it_leaves_a_run_folder_and_a_report(finished):
 def test_started_again_it_goes_on_and_with_another_config_it_refuses(finished):
     folder, arguments, _ = finished
     before = read_metrics(folder / "run" / "cube")
-    again = start(*arguments, cache=folder / "cache")
+    again = start(*arguments)
     assert again.returncode == 0, again.stderr[-3000:]
     assert read_metrics(folder / "run" / "cube") == before
-    other = start(*arguments, "--config.seed=1", cache=folder / "cache")
+    other = start(*arguments, "--config.seed=1")
     assert other.returncode != 0 and "seed: 0 in the folder, 1 asked for" in other.stderr
 
 
@@ -76,13 +61,13 @@ def test_started_again_it_goes_on_and_with_another_config_it_refuses(finished):
     ],
 )
 def test_mistyped_settings_are_refused(argument, words, tmp_path):
-    result = start("--config.preset=smoke", argument, f"--workdir={tmp_path}", cache=tmp_path)
+    result = start("--config.preset=smoke", argument, f"--workdir={tmp_path}")
     assert result.returncode != 0
     assert words in result.stderr.splitlines()[-1] or words in "".join(result.stderr.splitlines()[-4:])
 
 
 def test_help_tells_what_it_does():
-    result = start("--help", cache=".")
+    result = start("--help")
     assert "--workdir" in result.stdout and "real compounds" in result.stdout
 
 
@@ -91,7 +76,7 @@ def test_the_instruments_read_its_checkpoints(finished):
     folder, _, _ = finished
     run = folder / "run"
     spectrum = [f"--workdir={run}", "--only=norm/*", "--half_width=2"]
-    dense = start(*spectrum, cache=folder / "cache", module="spectrum")
+    dense = start(*spectrum, module="spectrum")
     assert dense.returncode == 0, dense.stderr[-3000:]
     assert "condition number" in dense.stdout
     numbers = json.loads((run / "spectrum" / "cube-4.json").read_text())
@@ -99,7 +84,7 @@ def test_the_instruments_read_its_checkpoints(finished):
     for name in ("cube-4-spectrum", "cube-4-plane", "subspace"):
         assert matplotlib.image.imread(run / "spectrum" / f"{name}.png").std() > 0.01
     small = ("--density", "--probes=1", "--lanczos_steps=3", "--arm=none", "--step=1")
-    matrix_free = start(*spectrum, *small, cache=folder / "cache", module="spectrum")
+    matrix_free = start(*spectrum, *small, module="spectrum")
     assert matrix_free.returncode == 0, matrix_free.stderr[-3000:]
     assert (run / "spectrum" / "none-1-density.png").exists()
 
@@ -110,10 +95,10 @@ def test_the_instruments_read_its_checkpoints(finished):
 )
 def test_what_a_run_does_not_hold_is_said(argument, words, finished):
     folder, _, _ = finished
-    result = start(f"--workdir={folder / 'run'}", argument, cache=folder / "cache", module="spectrum")
+    result = start(f"--workdir={folder / 'run'}", argument, module="spectrum")
     assert result.returncode != 0 and words in result.stderr[-600:]
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    result = start(f"--workdir={tmp_path}", cache=tmp_path, module="spectrum")
+    result = start(f"--workdir={tmp_path}", module="spectrum")
     assert result.returncode != 0 and "make the run first" in result.stderr

@@ -4,7 +4,9 @@ import json
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+from tests.commands import devices
+
+os.environ["XLA_FLAGS"] = devices(2)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

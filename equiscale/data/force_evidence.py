@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equiscale.data.force_frames import ForceFrames
+from equiscale.data.force_frames import ForceFrames, evenly
 from equiscale.data.readers import import_ase
 
 # Stretching force constants in eV/angstrom^2 of hydrogen on B, C, N, O, Si, P, S (spectroscopy, rounded).
@@ -63,7 +63,7 @@ def bonds(frames: ForceFrames) -> Bonds:
     """Nearest neighbours by distance over the sum of covalent radii. Raises ImportError without ASE."""
     ase = import_ase()
     found = [[np.zeros(0)] for _ in Bonds._fields]
-    for row in _evenly(len(frames), FRAMES):
+    for row in evenly(len(frames), FRAMES):
         species = frames.species[row][frames.species[row] > 0]
         n = len(species)
         if n < 2:
@@ -137,11 +137,11 @@ def pairs(frames: ForceFrames, angstrom: float) -> Pairs:
 def _near(frames: ForceFrames, rows: np.ndarray, angstrom: float, most: int) -> Pairs:
     """The nearest pairs among frames of one molecule: neighbours in the file, and any two if nothing is periodic."""
     n = np.count_nonzero(frames.species[rows[0]])
-    following = _evenly(len(rows) - 1, NEAREST)
+    following = evenly(len(rows) - 1, NEAREST)
     i, j = rows[following], rows[following + 1]
     periodic = frames.pbc is not None and frames.pbc[rows[0]].any()
     if not periodic:
-        some = rows[_evenly(len(rows), min(NEAREST, int(np.sqrt(4e6 / n))))]  # the memory of all their pairs
+        some = rows[evenly(len(rows), min(NEAREST, int(np.sqrt(4e6 / n))))]  # the memory of all their pairs
         a, b = np.triu_indices(len(some), 1)
         i, j = np.concatenate([i, some[a]]), np.concatenate([j, some[b]])
     first, second = frames.positions[i, :n].astype(float), frames.positions[j, :n].astype(float)
@@ -183,11 +183,6 @@ def rigidity(near: Pairs) -> Measured:
     if len(near.path) < 10 or not near.change.any():
         return Measured(None, f"{len(near.path)} pairs of near frames of one molecule, fewer than 10")
     return Measured(float(np.median(near.change / near.path)), f"{len(near.path)} pairs of near frames")
-
-
-def _evenly(n: int, most: int) -> np.ndarray:
-    """Up to `most` of the indices below n, evenly spread."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
 
 
 def _turns(first: np.ndarray, second: np.ndarray) -> np.ndarray:

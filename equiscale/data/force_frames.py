@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from equiscale.data.molecules import BadMolecule, Molecules, Skipped, check_record, split, tally
+from equiscale.data.neighbours import OVERLAP
 from equiscale.data.stored_molecules import formula
 
 
@@ -142,6 +144,11 @@ class ForceFrames:
         return ForceFrames(**chosen, groups=tuple(self.groups[i] for i in rows), source=self.source)
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """Up to `most` of the indices below n, evenly spread, so that they are of many molecules."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+
+
 def split_frames(
     frames: ForceFrames, validation: float, seed: int, by: Literal["group", "formula", "frame"] = "group"
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -165,8 +172,8 @@ def check_frame(
     """The arrays of a good record.
 
     Raises BadMolecule for one that is not: one a reader could not read, what `check_record` refuses, a missing label,
-    a number that is not finite, shapes that disagree, a periodic frame without a cell, a force component beyond
-    `max_force` in eV/angstrom, and, unless `ions`, a net charge, which no array here would tell.
+    a number that is not finite, shapes that disagree, atoms on top of each other, a periodic frame without a cell, a
+    force component beyond `max_force` in eV/angstrom, and, unless `ions`, a net charge, which no array here would tell.
     """
     if isinstance(record, BadMolecule):
         raise record
@@ -199,6 +206,11 @@ def check_frame(
         raise BadMolecule(
             f"with a force beyond {max_force:g} eV/angstrom",
             f"{where} has a force of {np.abs(forces).max():.3g} eV/angstrom: raise max_force={max_force:g} to keep it",
+        )
+    near = pdist(positions).min(initial=np.inf)
+    if near < OVERLAP:
+        raise BadMolecule(
+            "with overlapping atoms", f"{where} has two atoms {near:.2g} angstrom apart: mend or leave out this frame"
         )
     fixed = np.zeros(n, bool) if record.fixed is None else np.asarray(record.fixed, bool)
     return Labelled(record.group, species, positions, energy, forces, *_lattice(record), fixed)

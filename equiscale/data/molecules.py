@@ -124,6 +124,9 @@ class BadMolecule(ValueError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self):  # exceptions are pickled by one argument otherwise
+        return BadMolecule, (self.reason, str(self))
+
 
 def from_records(records: Iterable[Record], source: str, max_atoms: int | None = None) -> Molecules:
     """Molecules from `(name, elements, coordinates)` records, each of them good.

@@ -16,10 +16,10 @@ from equiscale.data.stored_molecules import StoredMolecules, compound_label
 class StoredForces(StoredMolecules):
     """Rows of a stored set of labelled frames: molecules, which `split_compounds` splits, with what `frames` adds."""
 
-    def frames(self, indices) -> ForceFrames:
-        """Those of an index array, a slice or a boolean mask, in memory, padded to the longest."""
+    def frames(self, indices, length: int | None = None) -> ForceFrames:
+        """Those of an index array, a slice or a boolean mask, in memory, padded to `length`, by default the longest."""
         rows = self.rows[indices]
-        found = self.set.read(rows, max(self.set.lengths[rows].max(initial=1), 1))
+        found = self.set.read(rows, length or max(self.set.lengths[rows].max(initial=1), 1))
         pbc = found.pop("pbc")
         cell = found.pop("cell")
         groups = tuple(f"{label:016x}" for label in found.pop("compound"))

@@ -1,5 +1,6 @@
 """The heads of the force fields in this package: energies of atoms, and forces that break equivariance in one place."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
+from equiscale.data.graphs import Graph
 from equiscale.models.graph_layers import FeedForward, Sized, xavier
 from equiscale.subspace import force_head
 
@@ -64,6 +66,18 @@ class ForceHead(Sized):
         edges, direction, magnitude, weight = nn.dtypes.promote_dtype(edges, direction, magnitude, weight)
         moments = jnp.einsum("...kc,...kh->...ch", direction, edges, precision=lax.Precision.HIGHEST)
         return ForceMoments(magnitude[..., None, None] * moments, weight)
+
+
+def conservative(
+    model: nn.Module, energy: Callable[[nn.Module, Graph], Float[Array, "*batch"]], graph: Graph
+) -> Prediction:
+    """An energy of `energy(model, graph)` and, as forces, its negative gradient: equivariant always."""
+
+    def of(model, positions):
+        return energy(model, graph._replace(positions=positions))
+
+    found, pull = nn.vjp(of, model, graph.positions, vjp_variables=False)
+    return Prediction(found, -pull(jnp.ones_like(found))[-1])
 
 
 def _to_scalar(head: Sized, x: Array, gain: float = 1.0) -> Array:

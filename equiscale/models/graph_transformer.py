@@ -15,7 +15,7 @@ from jax import Array
 
 from equiscale import force_algebra
 from equiscale.data.graphs import Graph
-from equiscale.models.force_head import EnergyHead, ForceHead, ForceMoments, Prediction
+from equiscale.models.force_head import EnergyHead, ForceHead, ForceMoments, Prediction, conservative
 from equiscale.models.graph_features import Features, features
 from equiscale.models.graph_layers import Block, InputBlock, Readout, Sized, dense, norm
 
@@ -34,6 +34,7 @@ _CPU = {
 # of the training-dynamics paper fit it with output_multiplier 1). Of "4M" and "1M" that paper tells the label only.
 # Those for CPUs are named by their number of parameters and go without dropout; they are for graphs within 6 angstrom.
 PRESETS = {
+    "cpu_0.02M": {"hidden": 16, "n_layers": 1, **_CPU, "n_rbf": 32, "radial_features": 32, "species_features": 16},
     "cpu_0.1M": {"hidden": 32, "n_layers": 2, **_CPU},
     "cpu_0.4M": {"hidden": 64, "n_layers": 2, **_CPU},
     "1M": {"hidden": 64, "n_layers": 1},
@@ -131,7 +132,9 @@ class GraphTransformer(Sized):
 
     def __call__(self, graph: Graph, *, train: bool = False) -> Prediction:
         if self.forces == "gradient":
-            return self._conservative(graph, train)
+            return conservative(
+                self, lambda model, x: model._energy(model.backbone(model._features(x), train)[0], x, train), graph
+            )
         x = self._features(graph)
         atoms, edges = self.backbone(x, train)
         found = self.force_head(atoms, edges, x.direction, train)
@@ -146,14 +149,6 @@ class GraphTransformer(Sized):
             raise ValueError('only forces="direct" have moments; those of forces="gradient" are equivariant always')
         x = self._features(graph)
         return self.force_head(*self.backbone(x, train), x.direction, train)
-
-    def _conservative(self, graph: Graph, train: bool) -> Prediction:
-        def energy(model, positions):
-            moved = graph._replace(positions=positions)
-            return model._energy(model.backbone(model._features(moved), train)[0], moved, train)
-
-        found, pull = nn.vjp(energy, self, graph.positions, vjp_variables=False)
-        return Prediction(found, -pull(jnp.ones_like(found))[-1])
 
     def _features(self, graph: Graph) -> Features:
         return features(graph, self.cutoff, self.n_rbf, self.n_degrees)

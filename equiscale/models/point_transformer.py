@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 # Fields of `PointTransformer` besides `n_elements`, named by the number of parameters as those of `VoxelUNet` are; the
 # published U-Nets have 7.0, 27.9 and 111.5 million.
 PRESETS = {
-    "cpu_0.02M": {"width": 24, "heads": 4, "layers": 3},
+    "cpu_0.02M": {"width": 25, "heads": 5, "layers": 3},
     "cpu_0.06M": {"width": 40, "heads": 4, "layers": 3},
     "cpu_0.3M": {"width": 64, "heads": 4, "layers": 5},
     "cpu_1M": {"width": 128, "heads": 8, "layers": 5},

@@ -13,7 +13,7 @@ from equiscale.data.buckets import bucket_lengths, bucket_rows
 from equiscale.data.molecules import Molecules, split
 from equiscale.data.stored_molecules import StoredMolecules, open_molecules, split_compounds
 from equiscale.data.voxels import Grid, centre, check_fits
-from equiscale.tasks.task import Streamed, Task
+from equiscale.tasks.task import Rows, Streamed, Task
 
 MARGIN = 1.0  # angstrom between an atom and the grid's faces, where its density is down to 0.01
 
@@ -194,9 +194,9 @@ def measured(config: ConfigDict, validation: Molecules) -> Molecules:
     return validation.subset(np.arange(min(config.evaluation.molecules, len(validation))))
 
 
-def batches(data: Structures, batch_size: int) -> list[Structures]:
-    """Consecutive batches of one size; the last is padded with repeats of weight 0."""
-    n = len(data.ids)
+def batches(data: Rows, batch_size: int) -> list[Rows]:
+    """Consecutive batches of one size, of rows with a `weight`; the last is padded with repeats of weight 0."""
+    n = len(data.weight)
     rows = np.minimum(np.arange(-(-n // batch_size) * batch_size), n - 1)
     present = jnp.asarray(np.arange(len(rows)) < n, float)
     padded = jax.tree.map(lambda a: a[rows], data)._replace(weight=present)

@@ -28,7 +28,7 @@ from equiscale.tasks.molecule_sets import (
     structures,
     training_sets,
 )
-from equiscale.tasks.property_scores import Property
+from equiscale.tasks.property_scores import Property, property_score
 from equiscale.tasks.property_targets import describe, quantities_of, standard_of, targets_of, with_properties
 from equiscale.tasks.task import Pair, Params, Streamed, Task
 from equiscale.tasks.voxels import add_noise, densities, grid_of, model_of
@@ -125,6 +125,10 @@ def make_task(
             x = add_noise(x, noise_sigma, noise_key, batch.ids)
         return Pair(x, batch.labels, batch.weight)
 
+    def predict(params, x):
+        return apply(params, x)[1]
+
+    symmetry = es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=acts)
     return Task(
         name=f"predict properties, augmentation {augmentation}",
         init=init,
@@ -133,11 +137,11 @@ def make_task(
         loss=loss,
         validation=batches(validation, evaluation_batch),
         pair=pair,
-        predict=lambda params, x: apply(params, x)[1],
-        symmetry=es.Symmetry(measure=es.octahedral.enumerate(), act_in=es.grid, act_out=acts),
+        predict=predict,
+        symmetry=symmetry,
         element_key=element_key,
         frozen="encoder/*" if frozen else "",
-        properties=properties,
+        scores={"properties": property_score(predict, pair, symmetry, properties, element_key)},
     )
 
 

@@ -13,6 +13,8 @@ Examples are merged as moments, so batches and devices add up. With a measure of
 those K, which is what averaging over K rotations at test time gives.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from equiscale.average import average_over_group
 from equiscale.reduce import AxisName, Moments
+from equiscale.tasks.task import Pair, Score
 from equiscale.twirl import Symmetry, auto_chunk, draw_elements, global_ids, twist
 from equiscale.varying import varying_zero
 
@@ -90,6 +93,22 @@ def property_moments(
     }
     rows = weight[:, None, None] * jnp.stack([values[name] for name in VALUES], axis=-1)
     return Moments.of(rows.reshape(n, -1), weight > 0).psum(axis_name)
+
+
+def property_score(
+    predict: Callable[[Any, Any], Any],
+    pair: Callable[[Any], Pair],
+    sym: Symmetry,
+    properties: Sequence[Property],
+    key: PRNGKeyArray,
+) -> Score:
+    """The score "properties" of a task that predicts some; arguments are the task's own."""
+
+    def measure(params, batch):
+        x, y, weight, *_ = pair(batch)
+        return property_moments(lambda x: predict(params, x), sym, x, y, properties, key=key, weight=weight)
+
+    return Score(measure, lambda batches: property_record(functools.reduce(operator.add, batches), properties))
 
 
 def property_record(moments: Moments, properties: Sequence[Property]) -> dict[str, dict[str, Any]]:

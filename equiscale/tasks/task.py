@@ -1,7 +1,8 @@
 """What the training loop and the instruments need to know of a task: pure functions and arrays."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,7 @@ from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients, gradients
 from equiscale.reconstruction import Reconstruction, reconstruction
-from equiscale.reduce import AxisName, Moments
-from equiscale.tasks.property_scores import Property, property_moments
+from equiscale.reduce import AxisName
 from equiscale.twirl import Symmetry
 
 Params = Any
@@ -55,13 +55,23 @@ class Latent(NamedTuple):
     n_scalars: int | None = None
 
 
+class Score(NamedTuple):
+    """Numbers that mean something for one task: `measure` of each validation batch, `record` of what it found of all.
+
+    `record` gets host arrays and gives plain numbers, for a row of the metrics file.
+    """
+
+    measure: Callable[[Params, Batch], Any]
+    record: Callable[[Sequence[Any]], Mapping[str, Any]]
+
+
 class Task(NamedTuple):
     """A model with its loss, data and symmetry.
 
     `train` holds the training examples, one set a shape bucket: arrays, which are kept on the devices, or `Streamed`.
     `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
     `validation` batches, always the same for the same batch. Parameters whose paths match `frozen` stay as they are
-    from the start. `properties` name the parts of a prediction that mean something by themselves.
+    from the start. `scores` are instruments of the task's own.
     """
 
     name: str
@@ -77,7 +87,7 @@ class Task(NamedTuple):
     irreducible_from: str | None = None  # where the irreducible loss of its pairs is from
     latent: Latent | None = None  # where the model has one that is worth a look
     frozen: str = ""
-    properties: Sequence[Property] = ()
+    scores: Mapping[str, Score] = MappingProxyType({})
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
@@ -91,12 +101,6 @@ class Task(NamedTuple):
         pair = self.pair(batch)
         settings = {"key": self.element_key, **_counted(pair), **axes}
         return gradients(self.predict, params, self.symmetry, pair.x, pair.y, **settings)
-
-    def property_moments(self, params: Params, batch: Batch, **axes: AxisName) -> Moments:
-        """What the scores of `properties` are made of, on a validation batch; results add up."""
-        x, y, weight, *_ = self.pair(batch)
-        settings = {"key": self.element_key, "weight": weight, **axes}
-        return property_moments(lambda x: self.predict(params, x), self.symmetry, x, y, self.properties, **settings)
 
     def reconstruction(self, params: Params, batch: Batch, **settings) -> Reconstruction:
         """Eq. 4 for each element of the symmetry's measure on a validation batch; results add up."""

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,23 +11,13 @@ from jax.sharding import PartitionSpec as P
 
 from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients
-from equiscale.reduce import Moments
-from equiscale.tasks.task import Task, first_of
-from equiscale.training.devices import evaluation_mesh, everywhere
+from equiscale.tasks.task import Score, Task, first_of
+from equiscale.training.devices import evaluation_mesh, everywhere, spread_examples
 
 
 def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
     """params -> the decomposition over all validation batches, to rounding the same on any number of devices."""
-    return _over_validation(task.evaluate, task, mesh)
-
-
-def make_scores(task: Task, mesh: Mesh) -> Callable[[Any], Moments]:
-    """params -> the moments of the task's properties over all validation batches."""
-    return _over_validation(task.property_moments, task, mesh)
-
-
-def _over_validation(measure: Callable, task: Task, mesh: Mesh) -> Callable:
-    run, place, place_params = _spread(measure, task.validation[0], mesh)
+    run, place, place_params = _spread(task.evaluate, task.validation[0], mesh)
     batches = [place(batch) for batch in task.validation]
 
     def evaluate(params):
@@ -43,6 +33,22 @@ def make_gradients(task: Task, n_examples: int, mesh: Mesh) -> Callable[[Any], G
     run, place, place_params = _spread(task.gradients, few, mesh)
     few = place(few)
     return lambda params: run(place_params(params), few)
+
+
+def make_score(task: Task, score: Score, mesh: Mesh) -> Callable[[Any], Mapping[str, Any]]:
+    """params -> the record of one of the task's scores."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def run(params, batch):
+        return score.measure(params, spread_examples(batch, mesh))
+
+    batches = [everywhere(batch, mesh) for batch in task.validation]
+
+    def measure(params):
+        params = everywhere(params, mesh)
+        return score.record([jax.device_get(run(params, batch)) for batch in batches])
+
+    return measure
 
 
 def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callable, Callable]:

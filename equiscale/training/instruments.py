@@ -14,10 +14,9 @@ from jax.sharding import PartitionSpec as P
 from equiscale import actions, curvature
 from equiscale.spectrum import Spectrum
 from equiscale.tasks import alignment
-from equiscale.tasks.property_scores import property_record
 from equiscale.tasks.task import Task, first_of
 from equiscale.training.devices import everywhere, spread_examples
-from equiscale.training.evaluate import make_gradients, make_scores
+from equiscale.training.evaluate import make_gradients, make_score
 
 Instrument = Callable[[Any], Mapping[str, Any]]
 
@@ -97,29 +96,24 @@ def alignment_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
     return measure
 
 
-def properties_instrument(task: Task, mesh: Mesh, **_) -> Instrument:
-    """How well each of the task's properties is predicted, by single predictions and by their average over the group.
-
-    On all validation examples. Raises ValueError for a task that has none.
-    """
-    if not task.properties:
-        raise ValueError(f"instrument 'properties' is for tasks that predict some, and {task.name!r} has none")
-    moments = make_scores(task, mesh)
-    return lambda params: property_record(moments(params), task.properties)
-
-
 INSTRUMENTS = {
     "gradients": gradient_instrument,
     "extremes": extremes_instrument,
     "spectrum": spectrum_instrument,
     "alignment": alignment_instrument,
-    "properties": properties_instrument,
 }
 
 
 def make_instruments(names: tuple[str, ...], task: Task, mesh: Mesh, **settings) -> dict[str, Instrument]:
-    """Those of `INSTRUMENTS` that are asked for. Raises ValueError for an unknown name."""
+    """Those of `INSTRUMENTS` and of the task's scores that are asked for. Raises ValueError for a name of none."""
     for name in names:
-        if name not in INSTRUMENTS:
-            raise ValueError(f"instrument {name!r} is none of {', '.join(INSTRUMENTS)}")
-    return {name: INSTRUMENTS[name](task, mesh, **settings) for name in names}
+        if name not in INSTRUMENTS and name not in task.scores:
+            raise ValueError(
+                f"instrument {name!r} is none of {', '.join((*INSTRUMENTS, *task.scores))}, which {task.name!r} has"
+            )
+    return {
+        name: make_score(task, task.scores[name], mesh)
+        if name in task.scores
+        else INSTRUMENTS[name](task, mesh, **settings)
+        for name in names
+    }

@@ -1,9 +1,7 @@
 """`experiments.generate` as a user starts it, at the smallest size."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 
 import jax
@@ -18,10 +16,10 @@ from equiscale.tasks.voxels import make_model
 from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
 from equiscale.training.state import TrainState
-from tests.test_quickstart import ROOT, start
+from tests.commands import command, start
 
 PEAKS = ("--threshold=0.01", "--max_atoms=200")  # the densities of an untrained network have many low peaks
-CHAINS = ("--chains=6", "--batch=4", "--steps=30", "--jumps=3", "--warmup=5", *PEAKS)
+CHAINS = ("--chains=6", "--batch=4", "--steps=8", "--jumps=3", "--warmup=4", *PEAKS)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def run(tmp_path_factory):
 
 
 def generate(run, *arguments):
-    result = start(f"--workdir={run}", *arguments, cache=run.parent / "cache", module="generate")
+    result = start(f"--workdir={run}", *arguments, module="generate")
     assert result.returncode == 0, result.stderr[-3000:]
     return result
 
@@ -53,11 +51,10 @@ def molecules(run, name):
 
 def test_killed_and_started_again_it_ends_the_same(run):
     result = generate(run, "--name=straight", *CHAINS)
-    assert "step 0, averaged parameters; 6 chains of 95 steps from noise" in result.stdout
+    assert "step 0, averaged parameters; 6 chains of 28 steps from noise" in result.stdout
     assert "100.0% of 6 chains gave a molecule" in result.stdout
-    command = [sys.executable, "-m", "experiments.generate", f"--workdir={run}", "--name=killed", *CHAINS]
-    environment = {**os.environ, "EQUISCALE_CACHE": str(run.parent / "cache"), "XLA_FLAGS": ""}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    line, settings = command(f"--workdir={run}", "--name=killed", *CHAINS, module="generate")
+    process = subprocess.Popen(line, **settings, stderr=subprocess.DEVNULL)
     killed = run / "generated" / "killed"
     while process.poll() is None and not (killed / "parts" / "chains.npz").exists():
         time.sleep(0.005)
@@ -69,14 +66,14 @@ def test_killed_and_started_again_it_ends_the_same(run):
     assert a.keys() == b.keys() and len(a["species"]) == 18
     for name in a:
         np.testing.assert_array_equal(a[name], b[name])
-    assert a["chain"].tolist() == np.repeat(np.arange(6), 3).tolist() and a["step"].tolist() == [35, 65, 95] * 6
+    assert a["chain"].tolist() == np.repeat(np.arange(6), 3).tolist() and a["step"].tolist() == [12, 20, 28] * 6
     made = json.loads((killed / "generate.json").read_text())
     assert made["counts"]["molecules"] == made["counts"]["jumps"] == 18 and made["versions"]["packages"]["jax"]
     assert made["settings"]["walk"]["sigma"] == 0.1 and not (killed / "parts").exists()
     n_written = (killed / "molecules.sdf").read_text().count("$$$$")
     assert n_written == made["counts"]["sdf"]["written"] > 0
-    again = start(f"--workdir={run}", "--name=killed", cache=run.parent / "cache", module="generate")
-    assert again.returncode != 0 and "steps: 30 in the folder, 500 asked for" in again.stderr
+    again = start(f"--workdir={run}", "--name=killed", module="generate")
+    assert again.returncode != 0 and "steps: 8 in the folder, 500 asked for" in again.stderr
 
 
 def test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run):
@@ -102,7 +99,7 @@ def test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run
 def test_what_was_generated_is_assessed_also_by_rotation(run):
     if not (run / "generated" / "seeded").exists():
         test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run)
-    result = start(f"--workdir={run}", "--name=seeded", cache=run.parent / "cache", module="assess")
+    result = start(f"--workdir={run}", "--name=seeded", module="assess")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "8 molecules" in result.stdout and "90° about z" in result.stdout and "bond_length_w1" in result.stdout
     folder = run / "generated" / "seeded"
@@ -110,7 +107,7 @@ def test_what_was_generated_is_assessed_also_by_rotation(run):
     assert found["consistency"]["unrotated"] == "none" and len(found["consistency"]["rotations"]) == 4
     assert found["quality"]["n"] == 8 and 0 <= found["quality"]["validity"]["value"] <= 1
     assert all((folder / f"{name}.png").stat().st_size > 5_000 for name in ("quality", "consistency"))
-    missing = start(f"--workdir={run}", "--name=nothing", cache=run.parent / "cache", module="assess")
+    missing = start(f"--workdir={run}", "--name=nothing", module="assess")
     assert missing.returncode != 0 and "python -m experiments.generate" in missing.stderr
 
 
@@ -122,5 +119,5 @@ def test_what_was_generated_is_assessed_also_by_rotation(run):
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments, words, run):
-    result = start(f"--workdir={run}", *arguments, cache=run.parent / "cache", module="generate")
+    result = start(f"--workdir={run}", *arguments, module="generate")
     assert result.returncode != 0 and words in result.stderr[-1500:]

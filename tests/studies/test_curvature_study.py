@@ -37,7 +37,7 @@ def test_losses_in_the_middle_of_the_plane_are_the_networks_own(trained, measure
 
 def test_densities_count_the_eigenvalues_of_the_dense_hessians(trained, measured):
     task, params = trained
-    found = study.densities(task, params, only="norm/*", n_molecules=2, n_probes=6, n_steps=8)
+    found = study.densities(task, params, only="norm/*", n_molecules=2, n_probes=1, n_steps=8)
     for part, density in found.items():  # as many steps as parameters: every eigenvalue is a node of each probe
         eigenvalues = measured.spectra[part].eigenvalues
         np.testing.assert_allclose(density.nodes[0], eigenvalues, atol=1e-7 * np.abs(eigenvalues).max())

@@ -2,11 +2,7 @@
 
 import dataclasses
 import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +25,8 @@ from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
 from equiscale.training.state import init_state
 from experiments.config import read_run
+from tests.commands import start
 
-ROOT = pathlib.Path(__file__).parents[2]
 KEY = jax.random.key(0)
 X = np.asarray(jax.random.normal(KEY, (30, 2, 4, 4, 4)))
 
@@ -47,7 +43,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latents")
     config = smoke_config()
     open_run(folder / "run", config.to_dict())
-    task = denoise_voxels.from_config(config, "none", str(folder / "cache")).task
+    task = denoise_voxels.from_config(config, "none").task
     state = init_state(task, optax.sgd(0.1), KEY, ema=False)
     for arm in config.arms.values():
         with checkpoints.open_checkpoints(folder / "run" / arm, keep=None) as saved:
@@ -58,13 +54,7 @@ def run(tmp_path_factory):
 
 
 def test_the_command_writes_numbers_and_figures(run):
-    result = subprocess.run(
-        [sys.executable, "-m", "experiments.latents", f"--workdir={run}", "--steps=0,4", "--molecules=20"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EQUISCALE_CACHE": str(run.parent / "cache"), "XLA_FLAGS": "", "OPENBLAS_NUM_THREADS": "1"},
-    )
+    result = start(f"--workdir={run}", "--steps=0,4", "--molecules=20", module="latents")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "equivariant?" in result.stdout and "untrained" in result.stdout and "±" in result.stdout
     found = json.loads((run / "latents.json").read_text())
@@ -94,9 +84,7 @@ def test_the_command_writes_numbers_and_figures(run):
 )
 def test_a_latent_that_is_not_there_or_no_grid_is_refused(run, latent, words):
     with pytest.raises(ValueError, match=words):
-        study.measure_run(
-            run, read_run(run), latent=latent, n_molecules=10, steps=[0], cache_dir=str(run.parent / "cache")
-        )
+        study.measure_run(run, read_run(run), latent=latent, n_molecules=10, steps=[0])
 
 
 def test_what_is_not_in_the_folder_is_named(run, tmp_path):

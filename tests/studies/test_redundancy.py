@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +21,11 @@ from equiscale.training import checkpoints
 from equiscale.training.run_folder import open_run
 from equiscale.training.settings import Settings
 from equiscale.training.state import init_state
+from tests.commands import start
 from tests.models.test_voxel_unet import random_params
 from tests.tasks.test_denoise_voxels import make
 from tests.training.test_parallel import mesh_of
 
-ROOT = pathlib.Path(__file__).parents[2]
 KEY = jax.random.key(0)
 FIELDS = {"n_channels": 4, "n_groups": 2, "channel_multipliers": (1,), "attention_levels": (False,), "n_blocks": 1}
 NET = VoxelUNet(2, **FIELDS, dropout=0)
@@ -203,35 +199,13 @@ def test_indices_of_a_table():
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-# The command with a network of one level, which compiles in seconds, by the name of a preset.
-SMALL = """
-from absl import app
-from equiscale.models.voxel_unet import VoxelUNet
-from equiscale.tasks.voxels import MODELS
-MODELS["cpu_0.06M"] = VoxelUNet, {fields}
-from experiments import redundancy
-app.run(redundancy.main)
-"""
-
-
-def start(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", SMALL.format(fields=FIELDS), f"--workdir={folder / 'run'}", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "EQUISCALE_CACHE": str(folder / "cache"), "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-    )
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a run that was stopped at step 4."""
     folder = tmp_path_factory.mktemp("redundancy")
     config = config_of.get_config("smoke")
-    config.model.preset = "cpu_0.06M"
     open_run(folder / "run", config.to_dict())
-    model = VoxelUNet(len(config.grid.elements), **FIELDS)
+    model = VoxelUNet(len(config.grid.elements), **PRESETS[config.model.preset])
     shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, *(8,) * 4)))["params"]
     params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, a.dtype), shapes)
     task = make()._replace(init=lambda key: params)
@@ -242,7 +216,7 @@ def run(tmp_path_factory):
 
 
 def test_the_command_writes_numbers_and_a_figure(run):
-    result = start(run, "--steps=2", "--molecules=4")
+    result = start(f"--workdir={run / 'run'}", "--steps=2", "--molecules=4", module="redundancy")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "exactly equivariant networks have 1" in result.stdout and "untrained" in result.stdout
     made = json.loads((run / "run" / "redundancy" / "z" / "redundancy.json").read_text())
@@ -253,6 +227,6 @@ def test_the_command_writes_numbers_and_a_figure(run):
         assert list(record["loss"]) == rows + ([redundancy_study.OWN] if name == "trained" else [])
         assert record["index"]["low"] <= record["index"]["value"] <= record["index"]["high"]
     assert matplotlib.image.imread(run / "run" / "redundancy" / "z" / "redundancy.png").std() > 0.01
-    other = start(run, "--steps=3", "--molecules=4")
+    other = start(f"--workdir={run / 'run'}", "--steps=3", "--molecules=4", module="redundancy")
     assert other.returncode != 0 and "steps: 2 in the folder, 3 asked for" in other.stderr
     assert "another --name" in other.stderr

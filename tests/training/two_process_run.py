@@ -8,7 +8,9 @@ import os
 import pathlib
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+from tests.commands import devices
+
+os.environ["XLA_FLAGS"] = devices(2)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax

@@ -1,0 +1,126 @@
+"""Frames with forces as tasks take them: split by molecule, standardised, with their neighbours, in shape buckets."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from ml_collections import ConfigDict
+
+from equiscale.data import xtb_set
+from equiscale.data.buckets import bucket_lengths, bucket_rows
+from equiscale.data.element_references import Scale, fit_scale
+from equiscale.data.force_frames import ForceFrames, evenly, split_frames
+from equiscale.data.graphs import Graph
+from equiscale.data.neighbours import Edges, build
+from equiscale.data.stored_forces import StoredForces, open_forces
+from equiscale.data.stored_molecules import split_compounds
+from equiscale.tasks.molecule_sets import fraction_of
+from equiscale.tasks.task import Streamed
+
+SCALED_ON = 10_000  # frames of a set on disk that references and scale are fitted to
+
+
+class LabelledGraphs(NamedTuple):
+    """Frames as arrays; `weight` 0 marks padding of the last batch.
+
+    Labels are standardised (see `Scale`): energies have mean 0 and variance 1, force components mean square 1. Forces
+    count where there is an atom that was free to move.
+    """
+
+    graph: Graph
+    energies: Float[Array, " n"]
+    forces: Float[Array, "n atoms 3"]
+    counted: Bool[Array, "n atoms"]
+    weight: Float[Array, " n"]
+
+
+class ForceSets(NamedTuple):
+    """What a config asks for: training sets in shape buckets, frames that are measured, their scale, and reports."""
+
+    train: list[LabelledGraphs | Streamed]
+    validation: LabelledGraphs
+    scale: Scale
+    reports: tuple[str, ...]
+
+
+def load(config: ConfigDict, *, k: int, cutoff: float, cache_dir: str | os.PathLike | None = None) -> ForceSets:
+    """The frames of a config, from its folder or RDKit's compounds labelled by GFN2-xTB, as graphs of `k` neighbours
+    within `cutoff` angstrom; of the same fields, the same frames.
+
+    References and scale are fitted to training frames. Raises what `xtb_set.load`, `open_forces`, the splits,
+    `fit_scale` and `build` raise.
+    """
+    data = config.data
+    frames, held_out, told = _stored(config) if data.folder else _made(config, cache_dir)
+    frames = fraction_of(frames, data.fraction, config.seed)
+    on_disk = isinstance(frames, StoredForces)
+    scale = fit_scale(frames.frames(evenly(len(frames), SCALED_ON)) if on_disk else frames)
+    measured, edges = graphs(held_out, scale, k=k, cutoff=cutoff)
+    lengths = bucket_lengths(frames.n_atoms, data.buckets)
+    rows = bucket_rows(frames.n_atoms, lengths)
+    if on_disk:
+        parts = zip(rows, lengths, strict=True)
+        train = [_streamed(frames.select(r), length, scale, k=k, cutoff=cutoff) for r, length in parts]
+    else:
+        made = [
+            graphs(frames.subset(r), scale, k=k, cutoff=cutoff, width=n) for r, n in zip(rows, lengths, strict=True)
+        ]
+        train = [one for one, _ in made]
+        for _, more in made:
+            edges = edges.join(more)
+    reports = (
+        *told,
+        f"{len(frames):,} frames to train on in buckets of {', '.join(map(str, lengths))} atoms, "
+        f"{len(held_out):,} measured",
+        f"references: {scale.references}",
+        f"forces over {scale.force_std:.3f} eV/angstrom, energies over {scale.std:.3f} eV",
+        f"neighbours within {cutoff:g} angstrom{' of frames measured' if on_disk else ''}: {edges}",
+    )
+    return ForceSets(train, jax.tree.map(jnp.asarray, measured), scale, reports)
+
+
+def _made(config: ConfigDict, cache_dir) -> tuple[ForceFrames, ForceFrames, tuple[str, ...]]:
+    data = config.data
+    frames, report = xtb_set.load(data.frames, max_atoms=data.max_atoms, seed=data.seed, cache_dir=cache_dir)
+    train, held_out = split_frames(frames, data.validation, config.seed)
+    chosen = evenly(len(held_out), config.evaluation.molecules)
+    return frames.subset(train), frames.subset(held_out[chosen]), (f"{frames.source}: {report}",)
+
+
+def _stored(config: ConfigDict) -> tuple[StoredForces, ForceFrames, tuple[str, ...]]:
+    stored = open_forces(config.data.folder)
+    train, held_out = split_compounds(stored, config.data.validation, config.seed)
+    chosen = evenly(len(held_out), config.evaluation.molecules)
+    told = f"{stored.source}: {len(stored):,} frames in {config.data.folder}"
+    return stored.select(train), stored.frames(held_out[chosen]), (told,)
+
+
+def graphs(
+    frames: ForceFrames, scale: Scale, *, k: int, cutoff: float, width: int | None = None
+) -> tuple[LabelledGraphs, Edges]:
+    """Frames as host arrays with their neighbours, padded to `width` atoms (default: as they are), and their edges.
+
+    Frames are moved to their centroid: forces do not notice, and turning them rounds less. Raises what `build` and
+    `References.total` raise.
+    """
+    species = frames.species[:, :width]
+    real = species > 0
+    positions = frames.positions[:, :width]
+    centroid = positions.sum(1, keepdims=True) / np.maximum(real.sum(1), 1)[:, None, None]
+    centred = np.where(real[..., None], positions - centroid, 0).astype(np.float32)
+    periodic = {"cell": frames.cell, "periodic": frames.pbc} if frames.cell is not None else {}
+    graph, edges = build(centred, species, k=k, cutoff=cutoff, **periodic, names=frames.groups)
+    energies = scale.energies(frames.energies, species).astype(np.float32)
+    counted = real & ~frames.fixed[:, :width]
+    ones = np.ones(len(frames), np.float32)
+    return LabelledGraphs(graph, energies, scale.forces(frames.forces[:, :width]), counted, ones), edges
+
+
+def _streamed(frames: StoredForces, length: int, scale: Scale, *, k: int, cutoff: float) -> Streamed:
+    def read(indices: np.ndarray) -> LabelledGraphs:
+        return graphs(frames.frames(indices, length), scale, k=k, cutoff=cutoff)[0]
+
+    return Streamed(len(frames), read)
