@@ -30,7 +30,7 @@ from absl import app, flags, logging
 from equiscale.tasks import denoise_points, denoise_voxels, force_field, predict_properties
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
-from equiscale.training.run_folder import open_run
+from equiscale.training.run_folder import open_run, write_json
 from equiscale.training.state import parameter_table
 from experiments.config import define_config, read_config, read_instruments, read_settings, use_cache
 from experiments.encoders import read_encoder
@@ -85,6 +85,8 @@ def run(config, workdir: pathlib.Path) -> None:
     experiment = load_experiment(config)
     settings = read_settings(config)
     if jax.process_index() == 0:
+        if experiment.constants:
+            write_json(workdir / "constants.json", dict(experiment.constants))
         print("\n".join(experiment.reports))
         print(parameter_table(jax.eval_shape(experiment.task.init, jax.random.key(0))))
         print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)", flush=True)

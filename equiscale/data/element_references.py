@@ -5,7 +5,7 @@ has to learn; the rest is standardised as one number per frame, extensive as it 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,6 +79,11 @@ class Scale(NamedTuple):
     std: float
     force_std: float
 
+    def record(self) -> dict[str, Any]:
+        """Plain numbers, from which `read_scale` makes it again."""
+        listed = {SYMBOLS[z]: float(self.references.energies[z]) for z in self.references.elements}
+        return {"references": listed, "mean": self.mean, "std": self.std, "force_std": self.force_std}
+
     def energies(self, energies: np.ndarray, species: np.ndarray) -> np.ndarray:
         """Standardised, float64 [n], from eV [n]."""
         return (energies - self.references.total(species) - self.mean) / self.std
@@ -90,6 +95,12 @@ class Scale(NamedTuple):
     def forces(self, forces: np.ndarray) -> np.ndarray:
         """Standardised, from eV/angstrom, in their dtype."""
         return forces / np.asarray(self.force_std, forces.dtype)
+
+
+def read_scale(record: Mapping[str, Any]) -> Scale:
+    """The scale of a `Scale.record`."""
+    numbers = {name: record[name] for name in ("mean", "std", "force_std")}
+    return Scale(known_references(record["references"]), **numbers)
 
 
 def fit_scale(frames: ForceFrames, references: References | None = None) -> Scale:

@@ -8,6 +8,8 @@ spread over devices by their leading axis.
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int8
 
 from equiscale.actions import trivial, vectors
@@ -37,3 +39,25 @@ class Graph(NamedTuple):
 
 # How rotations, and reflections, act on a graph: leaf by leaf, for `equiscale.Symmetry`.
 TURNED = Graph(positions=vectors, species=trivial, neighbours=trivial, mask=trivial, shifts=trivial, cell=vectors)
+
+
+def within(
+    positions: Float[Array, "*batch atoms 3"], species: Int[Array, "*batch atoms"], k: int, cutoff: float
+) -> Graph:
+    """Graphs of molecules whose atoms move, found on the device: what `neighbours.build` finds on the host.
+
+    The k nearest atoms within `cutoff` angstrom; nothing repeats. For a trajectory, in which neighbours change; what is
+    turned keeps the graph it has.
+    """
+    n = species.shape[-1]
+    apart = positions[..., :, None, :] - positions[..., None, :, :]
+    real = species > 0
+    pairs = real[..., :, None] & real[..., None, :] & ~jnp.eye(n, dtype=bool)
+    distance = jnp.sqrt(jnp.where(pairs, jnp.square(apart).sum(-1), jnp.inf))
+    near, index = jax.lax.top_k(-jnp.where(distance <= cutoff, distance, jnp.inf), min(k, n))
+    mask = jnp.isfinite(near)
+    index = jnp.where(mask, index, jnp.arange(n)[:, None]).astype(jnp.int32)
+    empty = [(0, 0)] * (mask.ndim - 1) + [(0, k - min(k, n))]
+    mask, index = jnp.pad(mask, empty), jnp.where(jnp.pad(mask, empty), jnp.pad(index, empty), jnp.arange(n)[:, None])
+    shifts = jnp.zeros((*mask.shape, 3), jnp.int8)
+    return Graph(positions, species, index, mask, shifts, jnp.zeros((*species.shape[:-1], 3, 3), positions.dtype))

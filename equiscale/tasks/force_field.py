@@ -45,6 +45,11 @@ class ForceExperiment(NamedTuple):
     scale: Scale
     reports: tuple[str, ...]  # where the data is from and what was left out
 
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What predictions are to be read with; kept in the run folder."""
+        return self.scale.record()
+
 
 def make_task(
     train: Sequence[LabelledGraphs | Streamed],
@@ -98,12 +103,6 @@ def make_task(
     def pair(rows: LabelledGraphs) -> Pair:
         return Pair(rows.graph, rows.forces, rows.weight, rows.counted)
 
-    def errors(params, rows: LabelledGraphs):
-        return error_moments(predict(params, rows.graph), rows, scale)
-
-    scores = {"errors": Score(errors, error_record)}
-    if isinstance(model, GraphTransformer) and model.forces == "direct":
-        scores["head"] = head_score(model)
     return Task(
         name=f"force field, augmentation {augmentation}",
         init=init,
@@ -115,8 +114,20 @@ def make_task(
         predict=lambda params, graph: predict(params, graph).forces,
         symmetry=es.Symmetry(measure, act_in=TURNED, act_out=es.vectors),
         element_key=element_key,
-        scores=scores,
+        scores=scores_of(model, scale),
     )
+
+
+def scores_of(model: nn.Module, scale: Scale) -> dict[str, Score]:
+    """ "errors" of any model, and "head" of one that breaks equivariance in its head alone."""
+
+    def errors(params, rows: LabelledGraphs):
+        return error_moments(model.apply({"params": params}, rows.graph), rows, scale)
+
+    scores = {"errors": Score(errors, error_record)}
+    if isinstance(model, GraphTransformer) and model.forces == "direct":
+        scores["head"] = head_score(model)
+    return scores
 
 
 def make_model(preset: str, *, cutoff: float, **fields) -> nn.Module:

@@ -1,5 +1,7 @@
 """Molecules as tasks take them: filtered, split by compound, in shape buckets, in memory or streamed from disk."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -155,6 +157,7 @@ class Experiment(NamedTuple):
     grid: Grid  # that its molecules fit
     molecules: MoleculeSplit
     validation: Molecules  # those that are measured
+    constants: Mapping[str, Any] = MappingProxyType({})  # that predictions are to be read with; kept in the run folder
 
     @property
     def reports(self) -> tuple[str, ...]:
