@@ -86,10 +86,14 @@ class Gradients:
         }
 
     def record(self, depth: int | None = None) -> dict[str, Any]:
-        """Plain numbers: one row of a metrics file, with the parameter groups where `depth` is given."""
+        """Plain numbers: one row of a metrics file, with the parameter groups where `depth` is given.
+
+        Purity is None where the mean loss has no gradient, as in a head that the predictions do not depend on.
+        """
 
         def numbers(norms):
-            return {name: value.item() for name, value in norms._asdict().items()} | {"purity": norms.purity.item()}
+            purity = norms.purity.item() if norms.mean > 0 else None
+            return {name: value.item() for name, value in norms._asdict().items()} | {"purity": purity}
 
         row = {f"loss_{name}": value.item() for name, value in self.losses.items()}
         row |= {"loss_ratio": self.loss_ratio.item()}

@@ -27,7 +27,7 @@ from experiments.train import WORKDIR, load_experiment
 
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")
 AVERAGED = flags.DEFINE_bool("averaged", False, "the exponential average of the parameters instead of the raw ones")
-MEASURE = flags.DEFINE_string("measure", "octahedral.enumerate()", "which group elements are averaged over")
+MEASURE = flags.DEFINE_string("measure", None, "which group elements are averaged over (default: the run's)")
 PLUG_IN = flags.DEFINE_bool("plug_in", False, "the biased plug-in numbers that the papers print")
 BY_ELEMENT = flags.DEFINE_bool("by_element", False, "the error of each group element too; needs an enumerated measure")
 MOLECULES = flags.DEFINE_integer("molecules", None, "validation molecules (default: as in training)", lower_bound=1)
@@ -40,12 +40,14 @@ def main(argv):
 
 def run(workdir: pathlib.Path) -> None:
     config = read_run(workdir)
-    measure = parse_measure(MEASURE.value)
+    chosen = None if MEASURE.value is None else parse_measure(MEASURE.value)
     if MOLECULES.value is not None:
         config.evaluation.molecules = MOLECULES.value
     task = load_experiment(config).task
     step, params = restore_params(workdir, STEP.value, averaged=AVERAGED.value)
-    sym = es.Symmetry(measure, task.symmetry.act_in, task.symmetry.act_out, task.symmetry.act_target)
+    sym = es.Symmetry(
+        chosen or task.symmetry.measure, task.symmetry.act_in, task.symmetry.act_out, task.symmetry.act_target
+    )
     evaluate = jax.jit(lambda params, batch: task._replace(symmetry=sym).evaluate(params, batch, plug_in=PLUG_IN.value))
     d = sum(evaluate(params, batch) for batch in task.validation)
     d.check()

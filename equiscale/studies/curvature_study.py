@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import equiscale as es
 from equiscale import curvature, landscape, subspace
@@ -121,12 +120,3 @@ def save_curvature(folder: pathlib.Path, label: str, found: Curvature) -> None:
     numbers = {"parameters": found.names, "n_molecules": found.n_molecules}
     numbers |= {part: s.record() for part, s in found.spectra.items()}
     (folder / f"{label}.json").write_text(json.dumps(numbers, indent=2))
-
-
-def about(config: ConfigDict, found: Curvature) -> str:
-    """The line above a figure: real molecules, how many, which parameters."""
-    n = len(found.spectra["mean"].eigenvalues)
-    return (
-        f"{n:,} parameters ({', '.join(found.names)}),\n{found.n_molecules} NCI molecule(s) x 24 rotations, "
-        f"{config.grid.length}³ grid, float64"
-    )

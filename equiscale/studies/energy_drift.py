@@ -127,7 +127,7 @@ def drift_figure(rows: Sequence[Mapping[str, Any]], curves: Mapping[str, tuple],
     right.plot([], [], "ko", label="of kinetic + predicted energy")
     if any(row.get("drift_true") is not None for row in rows):
         right.plot([], [], "ks", label="of kinetic + true energy")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower right")
     right.grid(alpha=0.25)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from equiscale.studies import latents_by_arm, seed_rotation
+from equiscale.studies import head_report, latents_by_arm, seed_rotation
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
@@ -25,6 +25,8 @@ MORE_VALUES = {
     "percent_reducible": "% of reducible loss",
     "alignment.equivariant": "latents' disagreement",
     "alignment.invariant": "that of their means",
+    "errors.force_mae": "force MAE, eV/Å",
+    "errors.energy_per_atom_mae": "energy MAE, eV/atom",
 }
 LEVELS = (10.0, 1.0, 0.1)  # percent, whose first crossings are reported
 MOST_PANELS = 6
@@ -124,6 +126,12 @@ def write(
         image = save_figure(properties_figure(scores, study.title), workdir / "properties.png")
         _write_csv(workdir / "properties.csv", property_rows(scores))
         sections.append(("How well each property is predicted", image + properties_table(scores)))
+    first = {}
+    for name, run in runs.items():
+        if name in found and found[name].rows and all("head" in row for row in found[name].rows):
+            first.setdefault(study.arm(run), found[name].rows)
+    if first:
+        sections.append(head_report.section(workdir, first, study.title))
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:

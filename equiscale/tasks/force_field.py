@@ -142,10 +142,15 @@ def make_model(preset: str, *, cutoff: float, **fields) -> nn.Module:
 
 
 def model_of(config: ConfigDict) -> nn.Module:
-    """The model of a config; fields at their defaults (None) are the preset's. Raises what `make_model` raises."""
-    chosen = config.model.to_dict()
-    preset, dtype = chosen.pop("preset"), chosen.pop("dtype")
-    fields = {name: value for name, value in chosen.items() if value is not None}
+    """The model of a config. Raises what `make_model` raises: also for a field of graph transformers alone that is not
+    at its default while the preset is another model's.
+    """
+    fields = config.model.to_dict()
+    preset, dtype = fields.pop("preset"), fields.pop("dtype")
+    if preset in MODELS and MODELS[preset][0] is not GraphTransformer:
+        usual = {name: GraphTransformer.__dataclass_fields__[name].default for name in fields}
+        has = MODELS[preset][0].__dataclass_fields__
+        fields = {name: value for name, value in fields.items() if name in has or value != usual[name]}
     if dtype != "float32":
         fields["dtype"] = jnp.dtype(dtype)
     return make_model(preset, cutoff=config.graph.cutoff, **fields)

@@ -185,6 +185,11 @@ def test_models_by_preset():
     assert force_field.model_of(config).hidden == 128 and force_field.model_of(config).cutoff == 12.0
     with pytest.raises(ValueError, match=r"model preset '6m' is none of cpu_0\.02M"):
         force_field.make_model("6m", cutoff=6.0)
+    config.model.preset = "tensor_4M"
+    assert force_field.model_of(config).forces == "direct"
+    config.model.remat = True
+    with pytest.raises(ValueError, match="model preset 'tensor_4M' has no remat"):
+        force_field.model_of(config)
     with pytest.raises(ValueError, match="has no breaking"):
         force_field.make_model("tensor_cpu_0.02M", cutoff=6.0, breaking=0.0)
 
