@@ -1,6 +1,7 @@
 """Figures from rows of `metrics.jsonl`: loss components and percent of equivariance error against training step."""
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 matplotlib.use("Agg")  # files only: no screen is needed
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 Rows = Sequence[Mapping[str, Any]]
 # Told apart with any colour vision, after Okabe and Ito; beyond them styles of line go on.
@@ -44,12 +45,17 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     for panel in (ax, floor):
         panel.set_yscale("log")
         step_axis(panel, everything)
-    ax.yaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]))
+    shown = column(everything, "percent")
+    decades = np.log10(shown[shown > 0].max() / shown[shown > 0].min()) if (shown > 0).any() else 0
+    if decades < 5:  # exactly equivariant models stand many decades below the others
+        ax.yaxis.set_major_locator(FixedLocator([m * 10.0**e for e in range(-6, 3) for m in (1, 2, 5)]))
+    else:
+        ax.yaxis.set_major_locator(LogLocator(numticks=12))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_ylabel("% of validation loss\nfrom equivariance error")
     ax.set_xlabel("")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(textwrap.fill(title, 80), fontsize=10)
     ax.legend(fontsize=9)
     floor.set_ylabel("floor, %")
     limits = column(everything, "floor")
