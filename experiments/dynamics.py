@@ -22,6 +22,7 @@ from equiscale.data import xtb
 from equiscale.data.molecules import BadMolecule
 from equiscale.models.graph_transformer import GraphTransformer
 from equiscale.studies import energy_drift
+from equiscale.studies.energy_drift_figures import drift_figure, drift_table
 from equiscale.tasks.force_field import scores_of
 from equiscale.training.checkpoints import restore_params
 from equiscale.training.run_folder import write_json
@@ -83,8 +84,8 @@ def run(workdir: pathlib.Path, factors: list[float]) -> None:
     write_json(folder / "dynamics.json", {"checkpoint": step, "settings": flags_used, "rows": table})
     np.savez_compressed(folder / "trajectories.npz", **kept)
     title = f"{task.name}, {config.model.preset}, step {step}: {len(rows)} molecules from {TEMPERATURE.value:g} K"
-    energy_drift.drift_figure(table, curves, title).savefig(folder / "dynamics.png", dpi=150)
-    print(energy_drift.drift_table(table))
+    drift_figure(table, curves, title).savefig(folder / "dynamics.png", dpi=150)
+    print(drift_table(table))
     print(f"in percent, eV/angstrom and meV/atom/ps, ± two standard errors over {len(rows)} molecules")
     print(f"\nNumbers: {folder / 'dynamics.json'}; figure: dynamics.png beside it")
 

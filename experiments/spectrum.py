@@ -51,10 +51,10 @@ def main(argv):
         if whole:
             with config.unlocked():
                 config.arm = arm
-        run(workdir, config, arms, arm)
+        run(workdir, config, arm)
 
 
-def run(workdir: pathlib.Path, config: ConfigDict, arms: list[str], arm: str) -> None:
+def run(workdir: pathlib.Path, config: ConfigDict, arm: str) -> None:
     task, folder = load_experiment(config).task, workdir / "spectrum"
     step, params = restore_params(workdir / arm, STEP.value)
     label = f"{arm}-{step}" if arm else f"step-{step}"
@@ -65,7 +65,7 @@ def run(workdir: pathlib.Path, config: ConfigDict, arms: list[str], arm: str) ->
     else:
         dense(task, params, only, config.training.learning_rate, folder, label, about)
     if config.task == "denoise_voxels" and not config.model.preset.startswith("steerable"):
-        folders = {label: workdir / arm for label, arm in config.arms.items()} if len(arms) > 1 else {label: workdir}
+        folders = {label: workdir / arm for label, arm in config.arms.items()} if arm else {label: workdir}
         subspaces(task, untrained_params(task, read_settings(config)), folders, folder)
 
 

@@ -1,4 +1,7 @@
-"""A trained force field as an ASE calculator: molecular dynamics, relaxations and all else that ASE does with one."""
+"""A trained force field as an ASE calculator: molecular dynamics, relaxations and all else that ASE does with one.
+
+Importing this needs ASE: pip install 'equiscale[data,forces]'.
+"""
 
 import json
 import os

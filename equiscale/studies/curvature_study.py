@@ -103,7 +103,9 @@ def knob(task: Task, params: Any, parts: subspace.Split, scales: Sequence[float]
 
 def save_densities(path: pathlib.Path, found: dict[str, Density]) -> None:
     arrays = {f"{part}_{name}": getattr(d, name) for part, d in found.items() for name in ("nodes", "weights", "n")}
-    np.savez_compressed(path, **arrays)
+    part = path.with_name(f"part-{path.name}")  # moved into place whole: what is there is not made again
+    np.savez_compressed(part, **arrays)
+    part.replace(path)
 
 
 def load_densities(path: pathlib.Path) -> dict[str, Density]:
