@@ -4,7 +4,7 @@ Total energies are huge and almost the sum of their atoms'. Taking off a constan
 has to learn; the rest is standardised as one number per frame, extensive as it is, as EScAIP's recipe does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,20 +41,27 @@ class References(NamedTuple):
         return self.energies[species].sum(axis=1)
 
 
-def fit_references(species: Int[np.ndarray, "n max_atoms"], energies: Float[np.ndarray, " n"]) -> References:
+def fit_references(parts: Iterable[tuple[Int[np.ndarray, "n max_atoms"], Float[np.ndarray, " n"]]]) -> References:
     """Least squares of energies [n] in eV on the number of atoms of each element; fit it to training frames only.
 
-    The solution of least norm where compositions do not tell elements apart, as in one molecule's frames.
+    Frames come in parts, as many as there are, of which only a triangular factor of the equations is kept. The solution
+    is that of least norm where compositions do not tell elements apart, as in one molecule's frames.
     Raises ValueError without a frame.
     """
-    if not len(species):
+    n_elements, n = len(SYMBOLS), 0
+    factor = np.zeros((0, n_elements))  # of numbers of atoms, and of energies in its last column
+    for species, energies in parts:
+        counts = np.stack([np.count_nonzero(species == z, axis=1) for z in range(1, n_elements)], axis=1)
+        factor = np.linalg.qr(np.vstack([factor, np.column_stack([counts, energies])]), mode="r")
+        n += len(species)
+    if not n:
         raise ValueError("no frame to fit element references to: give the training frames")
-    elements = np.unique(species[species > 0])
-    counts = np.stack([np.count_nonzero(species == z, axis=1) for z in elements], axis=1).astype(float)
-    solution, _, rank, _ = np.linalg.lstsq(counts, np.asarray(energies, float))
-    by_number = np.zeros(len(SYMBOLS))
+    used = np.flatnonzero(np.any(factor[:, :-1], axis=0))
+    solution, _, rank, _ = np.linalg.lstsq(factor[:, used], factor[:, -1])
+    elements = used + 1
+    by_number = np.zeros(n_elements)
     by_number[elements] = solution
-    residual = np.sqrt(np.mean((energies - counts @ solution) ** 2))
+    residual = np.linalg.norm(factor[:, -1] - factor[:, used] @ solution) / np.sqrt(n)
     return References(by_number, tuple(elements.tolist()), int(rank), float(residual))
 
 
@@ -108,7 +115,7 @@ def fit_scale(frames: ForceFrames, references: References | None = None) -> Scal
 
     Forces count by component, of atoms that were free to move. Raises ValueError where energies or forces do not vary.
     """
-    references = references or fit_references(frames.species, frames.energies)
+    references = references or fit_references([(frames.species, frames.energies)])
     left = frames.energies - references.total(frames.species)
     free = (frames.species > 0) & ~frames.fixed
     force_std = float(np.sqrt(np.mean(np.square(frames.forces[free], dtype=float)))) if free.any() else 0.0

@@ -11,16 +11,17 @@ from ml_collections import ConfigDict
 
 from equiscale.data import xtb_set
 from equiscale.data.buckets import bucket_lengths, bucket_rows
-from equiscale.data.element_references import Scale, fit_scale
+from equiscale.data.element_references import Scale, fit_references, fit_scale
 from equiscale.data.force_frames import ForceFrames, evenly, split_frames
 from equiscale.data.graphs import Graph
+from equiscale.data.molecules import SYMBOLS
 from equiscale.data.neighbours import Edges, build
 from equiscale.data.stored_forces import StoredForces, open_forces
 from equiscale.data.stored_molecules import split_compounds
 from equiscale.tasks.molecule_sets import fraction_of
 from equiscale.tasks.task import Streamed
 
-SCALED_ON = 10_000  # frames of a set on disk that references and scale are fitted to
+AT_ONCE = 10_000  # frames of a set on disk in memory: those that the scale is fitted to, and parts of the rest
 
 
 class LabelledGraphs(NamedTuple):
@@ -50,14 +51,16 @@ def load(config: ConfigDict, *, k: int, cutoff: float, cache_dir: str | os.PathL
     """The frames of a config, from its folder or RDKit's compounds labelled by GFN2-xTB, as graphs of `k` neighbours
     within `cutoff` angstrom; of the same fields, the same frames.
 
-    References and scale are fitted to training frames. Raises what `xtb_set.load`, `open_forces`, the splits,
-    `fit_scale` and `build` raise.
+    References and scale are fitted to training frames, and validation frames of elements that they lack left out.
+    Raises what `xtb_set.load`, `open_forces`, the splits, `fit_scale` and `build` raise, and ValueError when every
+    validation frame has such an element.
     """
     data = config.data
     frames, held_out, told = _stored(config) if data.folder else _made(config, cache_dir)
     frames = fraction_of(frames, data.fraction, config.seed)
     on_disk = isinstance(frames, StoredForces)
-    scale = fit_scale(frames.frames(evenly(len(frames), SCALED_ON)) if on_disk else frames)
+    scale = _scale_on_disk(frames) if on_disk else fit_scale(frames)
+    held_out, unknown = of_known_elements(held_out, scale)
     measured, edges = graphs(held_out, scale, k=k, cutoff=cutoff)
     lengths = bucket_lengths(frames.n_atoms, data.buckets)
     rows = bucket_rows(frames.n_atoms, lengths)
@@ -74,12 +77,31 @@ def load(config: ConfigDict, *, k: int, cutoff: float, cache_dir: str | os.PathL
     reports = (
         *told,
         f"{len(frames):,} frames to train on in buckets of {', '.join(map(str, lengths))} atoms, "
-        f"{len(held_out):,} measured",
+        f"{len(held_out):,} measured{unknown}",
         f"references: {scale.references}",
         f"forces over {scale.force_std:.3f} eV/angstrom, energies over {scale.std:.3f} eV",
         f"neighbours within {cutoff:g} angstrom{' of frames measured' if on_disk else ''}: {edges}",
     )
     return ForceSets(train, jax.tree.map(jnp.asarray, measured), scale, reports)
+
+
+def _scale_on_disk(stored: StoredForces) -> Scale:
+    """References of all frames, so that no rare element is missed, and the scale of some of them."""
+    parts = (stored.frames(slice(i, i + AT_ONCE)) for i in range(0, len(stored), AT_ONCE))
+    references = fit_references((part.species, part.energies) for part in parts)
+    return fit_scale(stored.frames(evenly(len(stored), AT_ONCE)), references)
+
+
+def of_known_elements(held_out: ForceFrames, scale: Scale) -> tuple[ForceFrames, str]:
+    """The frames whose elements were all trained on, and what was left out. Raises ValueError when none is left."""
+    unknown = np.setdiff1d(held_out.species, (0, *scale.references.elements))
+    lacking = np.isin(held_out.species, unknown).any(axis=1)
+    if not lacking.any():
+        return held_out, ""
+    named = f"{', '.join(SYMBOLS[z] for z in unknown)}, which no training frame holds"
+    if lacking.all():
+        raise ValueError(f"every validation frame has {named}: train on more, or split otherwise (another data.seed)")
+    return held_out.subset(~lacking), f" ({lacking.sum():,} left out for {named})"
 
 
 def _made(config: ConfigDict, cache_dir) -> tuple[ForceFrames, ForceFrames, tuple[str, ...]]:

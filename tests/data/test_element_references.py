@@ -21,7 +21,7 @@ def energies_of(species):
 def test_references_are_those_the_energies_were_made_of():
     species = compositions(30)
     noise = np.random.default_rng(1).normal(scale=1e-3, size=30)
-    found = fit_references(species, energies_of(species) + noise)
+    found = fit_references([(species, energies_of(species) + noise)])
     assert found.elements == (1, 6, 8) and found.rank == 3 and 0 < found.residual < 2e-3
     np.testing.assert_allclose(found.energies[[1, 6, 8]], list(TRUE.values()), atol=2e-3)
     others = compositions(5, seed=2)
@@ -30,7 +30,7 @@ def test_references_are_those_the_energies_were_made_of():
 
 def test_one_composition_tells_no_elements_apart_and_sums_are_right_all_the_same():
     species = np.tile(np.array([[8, 1, 1]], np.int32), (4, 1))
-    found = fit_references(species, energies_of(species))
+    found = fit_references([(species, energies_of(species))])
     assert found.rank == 1 and "only 1 of 2 told apart" in str(found)
     np.testing.assert_allclose(found.total(species), energies_of(species))
 
@@ -39,7 +39,7 @@ def test_an_element_without_a_reference_is_named():
     with pytest.raises(ValueError, match="no reference energy of S"):
         known_references({"H": -13.6}).total(np.array([[1, 16]]))
     with pytest.raises(ValueError, match="no frame to fit"):
-        fit_references(np.zeros((0, 3), np.int32), np.zeros(0))
+        fit_references([(np.zeros((0, 3), np.int32), np.zeros(0))])
 
 
 def test_a_scale_standardises_and_leads_back():

@@ -226,3 +226,19 @@ def test_an_element_that_training_frames_lack_is_named():
     frames = from_records(odd, "sulfur")
     with pytest.raises(ValueError, match="no reference energy of S"):
         force_sets.graphs(frames, SCALE, k=3, cutoff=6.0)
+
+
+def test_a_rare_element_is_referenced_where_it_is_trained_on_and_left_out_where_it_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(force_sets, "AT_ONCE", 4)  # fewer than there are: the rare one is not among them
+    rare = RECORDS[0]._replace(elements=np.array([16, 6, 1, 1]), group="sulfur")
+    write_forces(tmp_path / "set", [*RECORDS, rare], "springs")
+    trained = set()
+    for seed in range(12):
+        sets = force_sets.load(config_of(tmp_path / "set", seed=seed), k=3, cutoff=6.0)
+        known = 16 in sets.scale.references.elements
+        assert any("(1 left out for S, which no training frame holds)" in r for r in sets.reports) != known
+        assert sum(s.n for s in sets.train) + len(sets.validation.weight) == 16 + known
+        trained.add(known)
+    assert trained == {True, False}
+    with pytest.raises(ValueError, match="every validation frame has S, which no training frame holds: train on more"):
+        force_sets.of_known_elements(from_records([rare], "springs"), SCALE)
