@@ -49,6 +49,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.training.steps = 500
     config.training.batch_size = 8
     config.training.learning_rate = 3e-3
+    config.training.optimizer = "adamw"  # or lion, sgd
     config.training.b1 = 0.9  # the published 0.99 averages over more steps than a short run has to spare
     config.training.weight_decay = 1e-2
     config.training.warmup = 10

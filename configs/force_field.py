@@ -52,6 +52,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.training.steps = 1_500
     config.training.batch_size = 16
     config.training.learning_rate = 1e-3
+    config.training.optimizer = "adamw"  # or lion, sgd
     config.training.weight_decay = 1e-2
     config.training.warmup = 50
     config.training.final_rate = 0.1

@@ -1,28 +1,36 @@
-"""Is it the recipe? The share of equivariance error by model size, learning rate and batch size."""
+"""Is it the recipe? The share of equivariance error by model size, optimiser, learning rate and batch size."""
 
 from ml_collections import ConfigDict
 
 from configs.studies.escaip_percent import base
-from equiscale.studies.sweep import new_config, one_field
+from equiscale.studies.sweep import Axis, new_config, one_field
 
 
 def get_config(scale: str = "cpu") -> ConfigDict:
     config = new_config(
         scale,
-        "Share of the force loss from equivariance error, by model size, learning rate and batch size",
+        "Share of the force loss from equivariance error, by model size and optimiser",
         "Training-dynamics paper, section 4 and appendix D.1 (sizes, optimisers, batch size 1)",
         base(scale),
     )
-    models, rates, batches, seeds = {
-        "cpu": (("cpu_0.02M", "cpu_0.1M"), (1e-3, 5e-3), (16,), (0,)),
-        "smoke": (("cpu_0.02M",), (1e-3, 3e-3), (4,), (0,)),
-        "gpu": (("1M", "4M", "6M"), (1e-4, 1e-3), (64,), (0, 1)),
-        "paper": (("1M", "4M", "6M"), (1e-5, 1e-4, 1e-3), (1, 64), (0, 1, 2)),
+    models, recipes, seeds = {
+        "cpu": (("cpu_0.02M", "cpu_0.1M"), ("published", "rate / 5", "sgd", "lion"), (0,)),
+        "smoke": (("cpu_0.02M",), ("published", "sgd"), (0,)),
+        "gpu": (("1M", "4M"), ("published", "rate x 5", "rate / 5", "batch of 1", "sgd", "lion"), (0, 1)),
+        "paper": (("1M", "4M", "6M"), ("published", "rate x 5", "rate / 5", "batch of 1", "sgd", "lion"), (0, 1, 2)),
     }[scale]
+    rate = config.base.training.learning_rate
+    known = {
+        "published": {},
+        "rate x 5": {"training.learning_rate": 5 * rate},
+        "rate / 5": {"training.learning_rate": rate / 5},
+        "batch of 1": {"training.batch_size": 1},
+        "sgd": {"training.optimizer": "sgd", "training.learning_rate": 10 * rate},  # its steps shrink with the gradient
+        "lion": {"training.optimizer": "lion", "training.learning_rate": rate / 5},  # its steps are signs
+    }
     config.axes = (
         one_field("model.preset", *models, name="model"),
-        one_field("training.learning_rate", *rates),
-        one_field("training.batch_size", *batches),
+        Axis("recipe", {name: known[name] for name in recipes}),
         one_field("seed", *seeds),
     )
     config.base.evaluation.instruments = ("errors", "head")

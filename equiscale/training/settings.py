@@ -1,5 +1,6 @@
 """What a training run is, besides its task: every number the loop reads."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,15 @@ import optax
 
 from equiscale.parameters import by_path, select
 
+# By name, of a rate and the settings; all decay weights apart from the gradient.
+OPTIMIZERS: dict[str, Callable[[optax.ScalarOrSchedule, "Settings"], optax.GradientTransformation]] = {
+    "adamw": lambda rate, s: optax.adamw(rate, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay),
+    "lion": lambda rate, s: optax.lion(rate, b1=s.b1, b2=s.b2, weight_decay=s.weight_decay),
+    "sgd": lambda rate, s: optax.chain(
+        optax.trace(s.b1), optax.add_decayed_weights(s.weight_decay), optax.scale_by_learning_rate(rate)
+    ),
+}
+
 
 class Settings(NamedTuple):
     """How long, how fast, how often; on how many devices is not said here, because it changes no number."""
@@ -15,6 +25,7 @@ class Settings(NamedTuple):
     steps: int
     batch_size: int  # over all devices
     learning_rate: float
+    optimizer: str = "adamw"  # one of OPTIMIZERS; of "sgd" b1 is the momentum
     b1: float = 0.9
     b2: float = 0.999
     weight_decay: float = 0.0
@@ -34,19 +45,23 @@ class Settings(NamedTuple):
 
 
 def make_optimizer(settings: Settings, frozen: str = "") -> optax.GradientTransformation:
-    """AdamW of gradients clipped if asked for; its rate rises linearly, then falls if asked to.
+    """The optimiser of gradients clipped if asked for; its rate rises linearly, then falls if asked to.
 
     Parameters whose paths match `frozen` are left alone, by weight decay too, and no moments of theirs are kept.
-    Raises ValueError for a final rate that is no share; starting it, where `frozen` matches none.
+    Raises ValueError for an unknown optimiser and a final rate that is no share; starting it, where `frozen` matches
+    none.
     """
+    if settings.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer {settings.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
     top, last = settings.learning_rate, settings.final_rate
     if not 0 <= last <= 1:
         raise ValueError(f"final_rate={last}: give the last step's share of the learning rate, 0 to 1; 1 is constant")
     rise = optax.linear_schedule(top / (settings.warmup + 1), top, settings.warmup)
     fall = optax.cosine_decay_schedule(1.0, settings.steps, alpha=last)
     rate = rise if last == 1 else lambda step: rise(step) * fall(step)
-    adam = optax.adamw(rate, b1=settings.b1, b2=settings.b2, weight_decay=settings.weight_decay)
-    trained = adam if settings.clip is None else optax.chain(optax.clip_by_global_norm(settings.clip), adam)
+    trained = OPTIMIZERS[settings.optimizer](rate, settings)
+    if settings.clip is not None:
+        trained = optax.chain(optax.clip_by_global_norm(settings.clip), trained)
     if not frozen:
         return trained
 

@@ -31,6 +31,30 @@ def test_it_falls_along_half_a_cosine_of_the_whole_run():
     np.testing.assert_allclose(found, expected * np.array([0.5] + [1] * 7), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name, ways",
+    {
+        "adamw": (1.0, 1.0),  # signs, since the gradient is constant
+        "lion": (1.0, 1.0),
+        "sgd": (2.0, 0.9 * 2.0 + 2.0),  # the gradient and its momentum
+    }.items(),
+)
+def test_two_steps_of_each_optimizer_by_hand(name, ways):
+    """Of a gradient 2 at parameter 3; weights decay apart from it, by rate times decay."""
+    optimizer = make_optimizer(Settings(2, 1, learning_rate=0.1, optimizer=name, weight_decay=0.5))
+    x = expected = jnp.full(1, 3.0)
+    state = optimizer.init(x)
+    for way in ways:
+        update, state = optimizer.update(jnp.full(1, 2.0), state, x)
+        x, expected = x + update, expected - 0.1 * (way + 0.5 * expected)
+        np.testing.assert_allclose(x, expected, rtol=1e-5)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="optimizer 'adma' is none of adamw, lion, sgd"):
+        make_optimizer(Settings(2, 1, learning_rate=0.1, optimizer="adma"))
+
+
 @pytest.mark.parametrize("final", [-0.1, 1.5])
 def test_a_final_rate_that_is_no_share_is_refused(final):
     with pytest.raises(ValueError, match=f"final_rate={final}"):
