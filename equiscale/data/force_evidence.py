@@ -166,7 +166,8 @@ def _near(frames: ForceFrames, rows: np.ndarray, angstrom: float, most: int) -> 
 def energy_per_work(near: Pairs) -> Measured:
     """Energy lost over work done: 1 where both are in one unit, negative where forces are gradients.
 
-    The ratio of root mean squares, each pair over its squared path, which is what the trapezoidal rule errs by.
+    Each pair over its squared path, which is what the trapezoidal rule errs by. The median of the ratios, weighted by
+    their work up to its median: one wild step of a relaxation may do most of it.
     """
     lost, work = -near.gain / near.path**2, near.work / near.path**2
     if len(lost) < 10:
@@ -174,8 +175,11 @@ def energy_per_work(near: Pairs) -> Measured:
     correlation = _cosine(lost, work)
     if abs(correlation) < 0.6:
         return Measured(None, f"{len(lost)} pairs of frames too far apart (correlation {correlation:.2f})")
-    ratio = np.sign(correlation) * np.sqrt((lost @ lost) / (work @ work))
-    return Measured(float(ratio), f"{len(lost)} pairs of near frames, correlation {correlation:.2f}")
+    ratio = lost / np.where(work == 0, np.inf, work)
+    order = np.argsort(ratio)
+    weight = np.cumsum(np.minimum(np.abs(work), np.median(np.abs(work)))[order])
+    middle = ratio[order][np.searchsorted(weight, weight[-1] / 2)]
+    return Measured(float(middle), f"{len(lost)} pairs of near frames, correlation {correlation:.2f}")
 
 
 def rigidity(near: Pairs) -> Measured:
