@@ -66,7 +66,7 @@ def test_wrong_units_are_refused_and_the_advice_mends_them(length, energy, gradi
 def test_one_wild_step_does_not_refuse_a_relaxation():
     """A step so long that the trapezoidal rule means nothing, with more work in it than in all the others."""
     path = [methane(0, spread=0.1 * 0.9**i) for i in range(30)]
-    torn = methane(0)._replace(positions=1.3 * CORNERS, forces=-100 * CORNERS, energy=-1095.0)
+    torn = methane(0)._replace(positions=1.3 * CORNERS, forces=-180 * CORNERS, energy=-1095.0)
     repeats = {"group": "relaxation", "cell": 20 * np.eye(3), "pbc": np.ones(3, bool)}  # only frames that follow count
     found = check_units(from_records([r._replace(**repeats) for r in [*path[:20], torn, *path[20:]]], "relaxation"))
     assert found.advice is None and found.energies.word == "agree", str(found)
