@@ -8,8 +8,9 @@ Coefficients are arrays `[..., K, C]`, K = (L + 1)^2 rows of C channels in the o
 between T and F commutes with rotations as far as F integrates exactly (arXiv 2505.23086, equations 4, 5 and 12).
 """
 
-from functools import partial
-from typing import Literal, NamedTuple
+import dataclasses
+from functools import lru_cache, partial
+from typing import Literal
 
 import e3nn_jax as e3nn
 import jax
@@ -25,7 +26,9 @@ from equiscale.sphere.harmonics import harmonics
 Inverse = Literal["least_squares", "weights", "columns"]
 
 
-class Sphere(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sphere:
     """Points of a sphere and the transforms to and from them: constants, float64 from `make_sphere`.
 
     From `turned` they are JAX arrays, and all but the weights may have leading batch axes.
@@ -85,6 +88,12 @@ def make_sphere(rule: rules.Rule, degree: int, inverse: Inverse = "least_squares
     return Sphere(rule.points, rule.weights, t, f, log_weights)
 
 
+@lru_cache
+def sphere_of(kind: str, size: int, degree: int, inverse: Inverse = "least_squares") -> Sphere:
+    """`make_sphere` of a rule by kind and size, the same object every time: a constant of models."""
+    return make_sphere(rules.rule(kind, size), degree, inverse)
+
+
 def to_points(sphere: Sphere, x: Float[Array, "*batch K C"]) -> Float[Array, "*batch S C"]:
     """The signal T x at every point, in the dtype of `x`. Raises ValueError for another number of rows than K."""
     return _apply(sphere.to_points, x, "coefficients [..., K, C]")
@@ -104,7 +113,8 @@ def turned(sphere: Sphere, rotation: Float[Array, "*batch 3 3"]) -> Sphere:
     """
     d = wigner_d(rotation, _degree(sphere))
     t, f, points = (jnp.asarray(a, d.dtype) for a in (sphere.to_points, sphere.from_points, sphere.points))
-    return sphere._replace(
+    return dataclasses.replace(
+        sphere,
         points=jnp.einsum("...ij,...sj->...si", rotation, points, precision=HIGHEST),
         to_points=jnp.einsum("...sk,...jk->...sj", t, d, precision=HIGHEST),
         from_points=jnp.einsum("...jk,...ks->...js", d, f, precision=HIGHEST),

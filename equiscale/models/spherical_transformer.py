@@ -1,0 +1,208 @@
+"""The Equivariant Spherical Transformer (arXiv 2505.23086) and the equivariant networks it is measured against.
+
+All have atoms whose features are functions on the sphere, `[atoms, K, C]`, and differ in how messages are made and in
+how atoms are updated:
+
+    published, exact        attention over points of the sphere in both          (EST)
+    published_ga, exact_ga  graph attention with tensor products, update as EST   (EST + GA)
+    equiformer              graph attention with tensor products, gates           (Equiformer)
+    tfn                     tensor products, gates                                (TFN, NequIP)
+    mace                    tensor products, products of up to three atoms' features, species by species (MACE)
+
+The last three are exactly equivariant; the others up to the quadrature of their points. "published" is as released:
+Fibonacci lattices with poles, layer norms at points, free attention, points turned at random in training. "exact" are
+spherical designs, norms of coefficients and a capped spread of attention.
+"""
+
+from typing import Any, Literal
+
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from equiscale.data.graphs import Graph
+from equiscale.models.force_head import Prediction, conservative
+from equiscale.models.graph_features import check_graph, edges, gaussians
+from equiscale.models.hybrid_experts import HybridExperts
+from equiscale.models.spherical_attention import Norm
+from equiscale.models.spherical_blocks import Embedding, Gated, Layer, Products
+from equiscale.models.spherical_layers import Coefficients, DegreeNorm
+from equiscale.models.spherical_messages import (
+    AttentionMessage,
+    EdgeFeatures,
+    SphericalMessage,
+    TensorMessage,
+)
+from equiscale.models.tensor_paths import couplings
+from equiscale.sphere.transform import sphere_of
+
+_EXACT = {"rule": "design", "inverse": "least_squares", "norm": "coefficients", "spread": 2.0, "turned": False}
+_PUBLISHED = {"rule": "fibonacci_poles", "inverse": "columns", "norm": "points", "spread": None, "turned": True}
+
+# Fields of `SphericalTransformer` by kind, and by size.
+KINDS: dict[str, dict[str, Any]] = {
+    "exact": {"message": "spherical", "update": "experts", **_EXACT},
+    "exact_ga": {"message": "attention", "update": "experts", **_EXACT},
+    "published": {"message": "spherical", "update": "experts", **_PUBLISHED},
+    "published_ga": {"message": "attention", "update": "experts", **_PUBLISHED},
+    "equiformer": {"message": "attention", "update": "gate"},
+    "tfn": {"message": "tensor", "update": "gate"},
+    "mace": {"message": "tensor", "update": "product"},
+}
+
+
+class SphericalTransformer(nn.Module):
+    """Energies `[*batch]` and forces `[*batch, atoms, 3]` of the structures in a `Graph`; see `Prediction`.
+
+    Padding atoms and empty slots change nothing; an atom without neighbours gets an energy by its species and no force.
+    Raises ValueError on inputs and fields that do not fit, among them fewer points than the degree needs.
+
+    Attributes:
+      message: "spherical" attention, graph "attention" or "tensor" products.
+      update: mixture of hybrid "experts", "gate", or "product" of features.
+      degree: L, the largest of the features' spherical harmonics.
+      channels: C, of every degree.
+      n_layers: rounds of messages and updates.
+      points: S, on the sphere.
+      rule: of the points, and `inverse` of their transform: see `equiscale.sphere`.
+      norm, weighted, spread, items_at_once: of spherical attention, see `SphericalAttention`.
+      turned: in training the points of each layer are turned at random, one rotation a structure (rng "points").
+      n_steerable, n_spherical, n_shared, top_k, balance, bypass: of the experts, see `HybridExperts`.
+      hidden: channels of one expert, or of the gated network.
+      message_hidden: channels of a network at the points of messages; 0: none.
+      n_heads: of graph attention.
+      n_rbf, radial_width: Gaussians of the distance and the width of networks of them.
+      neighbours: about how many an atom has.
+      cutoff: where messages end, smoothly, in angstrom; that of the graph's edges.
+      forces: "direct" ones, vectors of the last layer, or the energy's negative "gradient".
+      n_species: rows of the species' table: one more than the highest atomic number.
+    """
+
+    message: Literal["spherical", "attention", "tensor"] = "spherical"
+    update: Literal["experts", "gate", "product"] = "experts"
+    degree: int = 2
+    channels: int = 16
+    n_layers: int = 2
+    points: int = 94
+    rule: str = "design"
+    inverse: str = "least_squares"
+    norm: Norm = "coefficients"
+    weighted: bool = True
+    spread: float | None = 2.0
+    turned: bool = False
+    n_steerable: int = 1
+    n_spherical: int = 1
+    n_shared: int = 0
+    top_k: int | None = None
+    balance: float = 0.0
+    bypass: bool = True
+    hidden: int = 32
+    message_hidden: int = 0
+    n_heads: int = 4
+    n_rbf: int = 32
+    radial_width: int = 32
+    neighbours: float = 16.0
+    cutoff: float = 6.0
+    forces: Literal["direct", "gradient"] = "direct"
+    n_species: int = 110
+    items_at_once: int | None = None
+
+    def setup(self):
+        known = {
+            "message": ("spherical", "attention", "tensor"),
+            "update": ("experts", "gate", "product"),
+            "forces": ("direct", "gradient"),
+            "norm": ("coefficients", "points"),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
+        if self.degree < 1 or self.n_rbf < 2 or not self.cutoff > 0:
+            raise ValueError(
+                f"degree {self.degree} must be at least 1, n_rbf {self.n_rbf} at least 2 and the cutoff positive, got "
+                f"{self.cutoff}"
+            )
+        self.embedding = Embedding(self.n_species, self.channels, self.radial_width, self.neighbours)
+        self.layers = [self._layer(i) for i in range(self.n_layers)]
+        self.last_norm = DegreeNorm()
+        self.energy_in = nn.Dense(self.channels)
+        # So small a start that energies and forces begin near zero, as those of `EnergyHead` do.
+        small = nn.initializers.variance_scaling(1e-2, "fan_avg", "uniform")
+        self.energy_out = nn.Dense(1, use_bias=False, kernel_init=small)
+        if self.forces == "direct":
+            self.force_in = nn.Dense(self.channels)
+            self.force_out = nn.Dense(self.channels, use_bias=False, kernel_init=small)
+
+    def _layer(self, i: int) -> Layer:
+        sphere = None
+        if "spherical" == self.message or "experts" == self.update:
+            sphere = sphere_of(self.rule, self.points, self.degree, self.inverse)
+        attention = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
+        attention["items_at_once"] = self.items_at_once
+        told = {"radial_width": self.radial_width, "neighbours": self.neighbours}
+        if self.message == "spherical":
+            message = SphericalMessage(**told, sphere=sphere, hidden=self.message_hidden, **attention)
+        elif self.message == "attention":
+            message = AttentionMessage(**told, n_heads=self.n_heads)
+        else:
+            message = TensorMessage(**told)
+        if self.update == "experts":
+            numbers = {name: getattr(self, name) for name in ("n_steerable", "n_spherical", "n_shared", "top_k")}
+            widths = {"steerable_width": self.hidden, "spherical_width": self.hidden}
+            more = {"balance": self.balance, "bypass": self.bypass}
+            update = HybridExperts(sphere, **numbers, **widths, **more, **attention)
+        elif self.update == "gate":
+            update = Gated(self.hidden)
+        else:
+            update = Products(self.n_species)
+        return Layer(message, update, self.turned and sphere is not None, name=f"layer_{i}")
+
+    def __call__(self, graph: Graph, *, train: bool = False) -> Prediction:
+        check_graph(graph)
+        if self.forces == "gradient":
+
+            def energy(model, moved):
+                return model._energy(model.atoms(moved, train=train)[..., 0, :], moved)
+
+            return conservative(self, energy, graph)
+        h = self.atoms(graph, train=train)
+        gates = self.force_out(nn.silu(self.force_in(h[..., 0, :])))
+        forces = jnp.einsum("...mc,...c->...m", h[..., 1:4, :], gates, precision="highest")
+        return Prediction(self._energy(h[..., 0, :], graph), jnp.where(graph.is_atom[..., None], forces, 0))
+
+    def atoms(self, graph: Graph, *, train: bool = False) -> Coefficients:
+        """The last layer's features `[*batch, atoms, K, C]`, normed: degree 1 is x, y, z."""
+        around = self._edges(graph)
+        h = self.embedding(graph.species, around)
+        for layer in self.layers:
+            h = layer(h, graph.species, around, train)
+        return self.last_norm(h)
+
+    def _edges(self, graph: Graph) -> EdgeFeatures:
+        direction, distance = edges(graph)
+        filled = graph.mask[..., None]
+        up = jnp.zeros_like(direction).at[..., 1].set(1)  # of empty slots, whose harmonics are not defined
+        irreps = e3nn.Irreps.spherical_harmonics(self.degree)
+        harmonics = e3nn.spherical_harmonics(
+            irreps, e3nn.IrrepsArray("1o", jnp.where(filled, -direction, up)), normalize=False, normalization="integral"
+        ).array
+        harmonics = jnp.where(filled, harmonics, 0)
+        rbf = jnp.where(filled, gaussians(distance, self.cutoff, self.n_rbf), 0)
+        x = distance / self.cutoff
+        smooth = jnp.where(x < 1, 1 - x**3 * (10 - 15 * x + 6 * x**2), 0)  # two continuous derivatives
+        needed = self.message != "spherical"
+        unit = (4 * jnp.pi) ** 0.5 * harmonics
+        return EdgeFeatures(
+            graph.neighbours,
+            graph.mask,
+            harmonics,
+            rbf,
+            jnp.where(graph.mask, smooth, 0),
+            tuple(couplings(unit)) if needed else (),
+        )
+
+    def _energy(self, scalars: Float[Array, "*batch atoms c"], graph: Graph) -> Float[Array, "*batch"]:
+        of_atoms = self.energy_out(nn.silu(self.energy_in(scalars)))[..., 0]
+        return jnp.sum(jnp.where(graph.is_atom, of_atoms, 0), -1)
