@@ -32,5 +32,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("seed", *range(n_seeds)),
     )
     if scale == "cpu":
-        config.base.training.steps = 200
+        config.base.training.steps = 100
     return config

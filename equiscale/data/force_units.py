@@ -75,7 +75,7 @@ class Units(NamedTuple):
 
 
 # How far a measurement may be from what it should read, as a factor. Rigidity is the least certain: it differs between
-# materials, 2 eV/angstrom^2 in soft metals and 40 in organic molecules, and relaxations go the softest ways, 0.9; around
+# materials, 2 eV/angstrom^2 in soft metals and 40 in organic molecules, and relaxations take the softest ways; around
 RIGIDITY = 10.0
 PER_ATOM = "eV per atom"  # no unit, but a usual mistake
 BONDS_WITHIN, STIFFNESS_WITHIN, RIGIDITY_WITHIN, WORK_WITHIN = 1.35, 3.0, 16.0, 1.5

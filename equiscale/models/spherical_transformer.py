@@ -53,6 +53,28 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def _ladder(*channels: int) -> dict[str, dict[str, int]]:
+    """Fields by size: so many channels, hidden layers twice as wide, with their layers and radial networks."""
+    sizes = {"cpu_0.02M": (2, 32), "cpu_0.1M": (2, 32), "cpu_0.4M": (3, 64), "1M": (4, 64), "4M": (6, 64)}
+    return {
+        size: {"channels": c, "hidden": 2 * c, "n_layers": n, "radial_width": width, "n_rbf": width}
+        for c, (size, (n, width)) in zip(channels, sizes.items(), strict=True)
+    }
+
+
+# By kind, then size, named by the number of parameters as those of `GraphTransformer`.
+_SIZES = {
+    "exact": _ladder(12, 32, 52, 76, 132),
+    "exact_ga": _ladder(8, 28, 44, 64, 116),
+    "published": _ladder(12, 32, 52, 76, 132),
+    "published_ga": _ladder(8, 28, 44, 64, 116),
+    "equiformer": _ladder(8, 28, 48, 72, 128),
+    "tfn": _ladder(8, 32, 52, 84, 156),
+    "mace": _ladder(4, 28, 48, 84, 160),
+}
+PRESETS = {f"{kind}_{size}": KINDS[kind] | fields for kind, sizes in _SIZES.items() for size, fields in sizes.items()}
+
+
 class SphericalTransformer(nn.Module):
     """Energies `[*batch]` and forces `[*batch, atoms, 3]` of the structures in a `Graph`; see `Prediction`.
 

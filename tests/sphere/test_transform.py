@@ -138,7 +138,7 @@ def test_a_turned_sphere_is_that_of_turned_points(x64, kind, size, inverse):
     rotation = np.asarray(random_rotation(jax.random.key(1)))
     sphere = turned(make_sphere(found, 2, inverse), jnp.asarray(rotation))
     expected = make_sphere(found._replace(points=found.points @ rotation.T), 2, inverse)
-    for a, b in zip(sphere, expected, strict=True):
+    for a, b in zip(jax.tree.leaves(sphere), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-13)
 
 
