@@ -70,9 +70,9 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.evaluation.batch_size = 16
     config.evaluation.points = 12
     config.evaluation.at = (0,)  # steps to evaluate at besides
-    # Measured at evaluations besides the decomposition: errors, head (both of force fields), gradients, extremes (of
-    # the Hessians), spectrum (dense: small choices of parameters).
-    config.evaluation.instruments = ("errors", "head", "gradients")
+    # Measured at evaluations besides the decomposition: scores (errors, and what is known of the model's kind: head,
+    # attention), gradients, extremes (of the Hessians), spectrum (dense: small choices of parameters).
+    config.evaluation.instruments = ("scores", "gradients")
     config.evaluation.instrument_molecules = 8
     config.evaluation.curvature_of = "force_head/weight"  # parameters whose Hessians are meant
 

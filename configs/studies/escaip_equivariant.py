@@ -27,5 +27,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         ),
         one_field("seed", *range(n_seeds)),
     )
-    config.base.evaluation.instruments = ("errors",)
+    config.base.evaluation.instruments = ("scores",)
     return config

@@ -33,5 +33,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         Axis("recipe", {name: known[name] for name in recipes}),
         one_field("seed", *seeds),
     )
-    config.base.evaluation.instruments = ("errors", "head")
+    config.base.evaluation.instruments = ("scores",)
     return config

@@ -18,10 +18,12 @@ import equiscale as es
 from equiscale import actions
 from equiscale.data.element_references import Scale
 from equiscale.data.graphs import TURNED, Graph
-from equiscale.models import graph_transformer, tensor_field
+from equiscale.models import graph_transformer, spherical_transformer, tensor_field
 from equiscale.models.force_head import Prediction
 from equiscale.models.graph_transformer import GraphTransformer
+from equiscale.models.spherical_transformer import SphericalTransformer
 from equiscale.models.tensor_field import TensorField
+from equiscale.tasks.attention_scores import attention_score
 from equiscale.tasks.augmentations import AUGMENTATIONS
 from equiscale.tasks.force_head_scores import head_score
 from equiscale.tasks.force_losses import LOSSES, error_moments, error_record
@@ -30,10 +32,11 @@ from equiscale.tasks.measure_names import parse_measure
 from equiscale.tasks.molecule_sets import batches
 from equiscale.tasks.task import Pair, Score, Streamed, Task, first_of
 
-# Models by preset: the class and its fields. Tensor fields are exactly equivariant.
+# Models by preset: the class and its fields. Tensor fields are exactly equivariant, and spherical ones of three kinds.
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     **{name: (GraphTransformer, fields) for name, fields in graph_transformer.PRESETS.items()},
     **{f"tensor_{name}": (TensorField, fields) for name, fields in tensor_field.PRESETS.items()},
+    **{name: (SphericalTransformer, fields) for name, fields in spherical_transformer.PRESETS.items()},
 }
 
 
@@ -67,9 +70,9 @@ def make_task(
 ) -> Task:
     """The task on given frames.
 
-    The training loss is `energy_weight` and `force_weight` times the terms of one of `force_losses.LOSSES`; what is
-    measured is the squared error whatever is trained. `augmentation` turns training frames, with their cells and
-    forces, by one of `augmentations.AUGMENTATIONS`.
+    The training loss is `energy_weight` and `force_weight` times the terms of one of `force_losses.LOSSES`, and what a
+    model adds of its own in the collection "losses"; what is measured is the squared error whatever is trained.
+    `augmentation` turns training frames, with their cells and forces, by one of `augmentations.AUGMENTATIONS`.
     Raises ValueError for an unknown loss or augmentation, and for forces that no loss would train.
     """
     for name, value, known in (("loss", loss, LOSSES), ("augmentation", augmentation, AUGMENTATIONS)):
@@ -96,9 +99,10 @@ def make_task(
         )
 
     def training_loss(params, rows: LabelledGraphs, key):
-        prediction = model.apply({"params": params}, rows.graph, train=True, rngs={"dropout": key})
+        rngs = {"dropout": key, "points": jax.random.fold_in(key, 1)}
+        prediction, sown = model.apply({"params": params}, rows.graph, train=True, rngs=rngs, mutable=["losses"])
         of_energy, of_forces = terms(prediction, rows)
-        return energy_weight * of_energy + force_weight * of_forces
+        return energy_weight * of_energy + force_weight * of_forces + sum(jax.tree.leaves(sown))
 
     def pair(rows: LabelledGraphs) -> Pair:
         return Pair(rows.graph, rows.forces, rows.weight, rows.counted)
@@ -119,7 +123,7 @@ def make_task(
 
 
 def scores_of(model: nn.Module, scale: Scale) -> dict[str, Score]:
-    """ "errors" of any model, and "head" of one that breaks equivariance in its head alone."""
+    """ "errors" of any model, "head" of one that breaks equivariance in its head alone, "attention" on spheres."""
 
     def errors(params, rows: LabelledGraphs):
         return error_moments(model.apply({"params": params}, rows.graph), rows, scale)
@@ -127,6 +131,8 @@ def scores_of(model: nn.Module, scale: Scale) -> dict[str, Score]:
     scores = {"errors": Score(errors, error_record)}
     if isinstance(model, GraphTransformer) and model.forces == "direct":
         scores["head"] = head_score(model)
+    if isinstance(model, SphericalTransformer) and model.is_sampled:
+        scores["attention"] = attention_score(model)
     return scores
 
 

@@ -105,7 +105,11 @@ INSTRUMENTS = {
 
 
 def make_instruments(names: tuple[str, ...], task: Task, mesh: Mesh, **settings) -> dict[str, Instrument]:
-    """Those of `INSTRUMENTS` and of the task's scores that are asked for. Raises ValueError for a name of none."""
+    """Those of `INSTRUMENTS` and of the task's scores that are asked for; "scores" are all of these.
+
+    Raises ValueError for a name of none.
+    """
+    names = tuple(dict.fromkeys(n for name in names for n in (task.scores if name == "scores" else (name,))))
     for name in names:
         if name not in INSTRUMENTS and name not in task.scores:
             raise ValueError(
