@@ -52,7 +52,7 @@ class HybridExperts(nn.Module):
 
     @nn.compact
     def __call__(self, x: Coefficients, species: Any = None) -> Coefficients:
-        shares = self._shares(x[..., 0, :])
+        shares = self.shares(x[..., 0, :])
         n_first = self.n_shared + self.n_steerable
         out = 0
         if n_first:
@@ -65,7 +65,8 @@ class HybridExperts(nn.Module):
             out = out.at[..., 0, :].add(scalars)
         return out
 
-    def _shares(self, scalars: Float[Array, "*items c"]) -> Float[Array, "*items experts"]:
+    @nn.compact
+    def shares(self, scalars: Float[Array, "*items c"]) -> Float[Array, "*items experts"]:
         n = self.n_steerable + self.n_spherical
         if n < 1 or not 1 <= (self.top_k or n) <= n:
             raise ValueError(
@@ -93,7 +94,7 @@ class HybridExperts(nn.Module):
     def _spherical(self, x: Coefficients, shares: Float[Array, "*items experts"]) -> Coefficients:
         settings = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
         attention = SphericalAttention(self.sphere, **settings, items_at_once=self.items_at_once, name="attention")
-        f = attention(x, x)
+        f = attention(x)
         if self.norm == "points":
             f = nn.LayerNorm(name="spherical_norm")(f)
         else:

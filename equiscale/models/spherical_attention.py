@@ -26,7 +26,7 @@ Norm = Literal["coefficients", "points"]
 
 
 class SphericalAttention(nn.Module):
-    """Queries from one function, keys and values from another, both `[*items, K, C]`; out at points, `[*items, S, C]`.
+    """Queries from one function `[*items, K, C]`, keys and values from another or the same; at points `[*items, S, C]`.
 
     Attributes:
       sphere: where functions are sampled.
@@ -49,11 +49,10 @@ class SphericalAttention(nn.Module):
     items_at_once: int | None = None
 
     @nn.compact
-    def __call__(self, of_queries: Coefficients, of_values: Coefficients) -> Points:
+    def __call__(self, of_queries: Coefficients, of_values: Coefficients | None = None) -> Points:
         channels = of_queries.shape[-1]
-        same = of_queries is of_values
-        x = self._normed(of_queries, "norm" if same else "query_norm")
-        y = x if same else self._normed(of_values, "value_norm")
+        x = self._normed(of_queries, "norm")
+        y = x if of_values is None else self._normed(of_values, "value_norm")
         q, k, v = (
             nn.Dense(channels, use_bias=False, name=name)(a) for name, a in (("query", x), ("key", y), ("value", y))
         )

@@ -195,7 +195,8 @@ class SphericalTransformer(nn.Module):
         h = self.atoms(graph, train=train)
         gates = self.force_out(nn.silu(self.force_in(h[..., 0, :])))
         forces = jnp.einsum("...mc,...c->...m", h[..., 1:4, :], gates, precision="highest")
-        return Prediction(self._energy(h[..., 0, :], graph), jnp.where(graph.is_atom[..., None], forces, 0))
+        pulled = graph.is_atom & jnp.any(graph.mask, -1)  # points are not quite even: without this, an atom alone moves
+        return Prediction(self._energy(h[..., 0, :], graph), jnp.where(pulled[..., None], forces, 0))
 
     def atoms(self, graph: Graph, *, train: bool = False) -> Coefficients:
         """The last layer's features `[*batch, atoms, K, C]`, normed: degree 1 is x, y, z."""

@@ -134,12 +134,18 @@ def figure(arms: Mapping[str, Consistency], title: str) -> Figure:
 
 def sections(workdir: pathlib.Path, arms: Mapping[str, Sequence[pathlib.Path]], result: str) -> list[tuple[str, str]]:
     """Heading and body for a study's report; seed_rotation.png is written into `workdir` too."""
-    found = {
-        arm: summarise([json.loads((folder / result).read_text()) for folder in folders])
-        for arm, folders in arms.items()
-    }
+    read = {arm: [json.loads((folder / result).read_text()) for folder in folders] for arm, folders in arms.items()}
+    made = {arm: [one for one in assessments if one["quality"]["n"]] for arm, assessments in read.items()}
+    empty = "".join(
+        f"<p>{arm}: {len(of_arm) - len(made[arm])} of {len(of_arm)} runs generated no molecule and are left out.</p>"
+        for arm, of_arm in read.items()
+        if len(made[arm]) < len(of_arm)
+    )
+    found = {arm: summarise(assessments) for arm, assessments in made.items() if assessments}
+    if not found:
+        return [("Generation from turned seeds", empty)]
     image = save_figure(figure(found, "What is generated from turned seeds"), workdir / "seed_rotation.png")
-    return [("Generation from turned seeds", image + _shares_table(found) + _divergence_table(found))]
+    return [("Generation from turned seeds", image + _shares_table(found) + _divergence_table(found) + empty)]
 
 
 def _shares_table(arms: Mapping[str, Consistency]) -> str:

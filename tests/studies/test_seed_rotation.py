@@ -24,7 +24,7 @@ def assessment(stability, turned, kl=(0.01, 0.3), p_values=(0.5, 0.01)):
     for name, value, k, p in zip(("90°", "180°"), turned, kl, p_values, strict=True):
         rotations[name] = {"n": 50, "change": {s: share(value - stability, 0.03) for s in shares}}
         rotations[name]["properties"] = {"logp": divergence(k, p)}
-    return {"consistency": {"unrotated": "none", "rotations": rotations}}
+    return {"quality": {"n": 150}, "consistency": {"unrotated": "none", "rotations": rotations}}
 
 
 def test_runs_are_averaged_over_turns_and_seeds():
@@ -58,7 +58,13 @@ def test_the_section_tells_every_arm(tmp_path):
         folders[arm] = [tmp_path / arm]
         folders[arm][0].mkdir()
         (folders[arm][0] / "assessment.json").write_text(json.dumps(found[0]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "assessment.json").write_text(json.dumps({"quality": {"n": 0}}))
+    folders["empty"] = [tmp_path / "empty"]
     ((_, body),) = seed_rotation.sections(tmp_path, folders, "assessment.json")
+    assert "empty: 1 of 1 runs generated no molecule and are left out" in body
+    ((_, nothing),) = seed_rotation.sections(tmp_path, {"empty": folders["empty"]}, "assessment.json")
+    assert "generated no molecule" in nothing and "<img" not in nothing
     assert "80.0 ± 2.0 %, turned -15.0 ± 6.0 %" in body and "no valid molecule" in body
     assert "0.155 (chance 0.02), 1 of 2 beyond chance" in body
     assert (tmp_path / "seed_rotation.png").stat().st_size > 10_000
