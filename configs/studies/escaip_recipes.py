@@ -14,16 +14,16 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         base(scale),
     )
     models, recipes, seeds = {
-        "cpu": (("cpu_0.02M", "cpu_0.1M"), ("published", "rate / 5", "sgd", "lion"), (0,)),
+        "cpu": (("cpu_0.02M", "cpu_0.1M"), ("published", "rate x 0.2", "sgd", "lion"), (0,)),
         "smoke": (("cpu_0.02M",), ("published", "sgd"), (0,)),
-        "gpu": (("1M", "4M"), ("published", "rate x 5", "rate / 5", "batch of 1", "sgd", "lion"), (0, 1)),
-        "paper": (("1M", "4M", "6M"), ("published", "rate x 5", "rate / 5", "batch of 1", "sgd", "lion"), (0, 1, 2)),
+        "gpu": (("1M", "4M"), ("published", "rate x 5", "rate x 0.2", "batch of 1", "sgd", "lion"), (0, 1)),
+        "paper": (("1M", "4M", "6M"), ("published", "rate x 5", "rate x 0.2", "batch of 1", "sgd", "lion"), (0, 1, 2)),
     }[scale]
     rate = config.base.training.learning_rate
     known = {
         "published": {},
         "rate x 5": {"training.learning_rate": 5 * rate},
-        "rate / 5": {"training.learning_rate": rate / 5},
+        "rate x 0.2": {"training.learning_rate": rate / 5},
         "batch of 1": {"training.batch_size": 1},
         "sgd": {"training.optimizer": "sgd", "training.learning_rate": 10 * rate},  # its steps shrink with the gradient
         "lion": {"training.optimizer": "lion", "training.learning_rate": rate / 5},  # its steps are signs

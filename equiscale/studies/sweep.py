@@ -130,9 +130,12 @@ class Study(NamedTuple):
         return ", ".join(parts) or "all runs"
 
     def check(self, config_of: Callable[[str, str], ConfigDict]) -> None:
-        """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`, or a
-        run that has no other to start from.
+        """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`, a run
+        that has no other to start from, or a label that names no folder.
         """
+        for axis in self.axes:
+            if bad := [label for label in axis.values if "/" in label]:
+                raise ValueError(f"axis {axis.name} has the label {bad[0]!r}: labels name folders, leave out the slash")
         known = {task: dict(flat(config_of(task, self.preset).to_dict())) for task in self.tasks}
         for run in self.runs():
             for field in run.overrides:
