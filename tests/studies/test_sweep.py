@@ -59,6 +59,8 @@ def test_a_field_that_the_task_does_not_have_is_named():
     STUDY.check(config_of)
     with pytest.raises(ValueError, match=r"training\.stepz is no field of configs/denoise_voxels\.py"):
         STUDY._replace(overrides={"training.stepz": 4}).check(config_of)
+    with pytest.raises(ValueError, match="axis rate has the label '1/2'"):
+        STUDY._replace(axes=(Axis("rate", {"1/2": {}}),)).check(config_of)
 
 
 def test_a_choice_of_an_axis_may_be_another_task(tmp_path):
