@@ -1,0 +1,61 @@
+"""Which points on the sphere, and how many? Equivariance error by rule, degree, operation and sharpness of attention.
+
+    python -m experiments.sphere_rules                                   # about 6 minutes on 2 cores
+    python -m experiments.sphere_rules --degrees=2 --points=32,128 --sharpness=1
+    python -m experiments.sphere_rules --degrees=6 --points=256,512
+
+For every rule that equiscale has, the relative error by which a SiLU at points and spherical attention, as published
+and with norms of coefficients, fail to commute with rotations, untrained and in float64. Writes rules.csv and rules.png
+into --output and says which rule needs the fewest points.
+"""
+
+import csv
+import pathlib
+
+from absl import app, flags
+from tqdm import tqdm
+
+from equiscale.studies import sphere_rules
+from experiments.config import command
+
+OUTPUT = flags.DEFINE_string("output", "runs/sphere_rules", "folder to write")
+DEGREES = flags.DEFINE_list("degrees", ["2", "4"], "largest degrees L of the features")
+POINTS = flags.DEFINE_list("points", ["32", "64", "128", "256"], "numbers of points")
+SHARPNESS = flags.DEFINE_list("sharpness", ["1", "1.6", "2.5"], "factors on queries and keys")
+CHANNELS = flags.DEFINE_integer("channels", 32, "channels of the features", lower_bound=1)
+
+
+def main(argv):
+    with command(argv):
+        settings = {"channels": CHANNELS.value, "progress": lambda todo: tqdm(todo, unit="rule")}
+        sharpness = numbers("sharpness", SHARPNESS.value, float)
+        rows = sphere_rules.measure(
+            numbers("degrees", DEGREES.value), numbers("points", POINTS.value), sharpness, **settings
+        )
+    output = pathlib.Path(OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "rules.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    sphere_rules.figure(rows).savefig(output / "rules.png", dpi=150)
+    for operation in sphere_rules.NORMS:
+        print(f"\nFewest points with an error below {sphere_rules.WITHIN:g}, {operation}:")
+        for (degree, rule), points in sphere_rules.smallest(rows, operation).items():
+            print(f"  L = {degree}  {rule:<34} {points or 'none of these'}")
+    print(f"\nNumbers: {output / 'rules.csv'}; figure: {output / 'rules.png'}")
+
+
+def numbers(name: str, values: list[str], kind: type = int) -> list:
+    """Raises ValueError naming a value that is no positive number."""
+    try:
+        found = [kind(value) for value in values]
+    except ValueError:
+        found = [0]
+    if not found or min(found) <= 0:
+        raise ValueError(f"--{name}={','.join(values)}: give positive numbers with commas between them")
+    return found
+
+
+if __name__ == "__main__":
+    app.run(main)
