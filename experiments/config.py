@@ -35,6 +35,13 @@ def command(argv: list[str]):
         raise app.UsageError(str(error)) from error
 
 
+def whole_numbers(flag: str, values: list[str], least: int = 1) -> list[int]:
+    """The numbers of a list flag. Raises ValueError naming the flag where one is no whole number of at least `least`."""
+    if not values or not all(value.isdigit() and int(value) >= least for value in values):
+        raise ValueError(f"--{flag}={','.join(values)}: give whole numbers from {least} on, with commas between them")
+    return [int(value) for value in values]
+
+
 def define_config(name: str) -> flags.FlagHolder:
     """A `--config` flag whose default is `configs/<name>.py`; mistyped keys are refused with the nearest name."""
     return config_flags.DEFINE_config_file("config", str(CONFIGS / f"{name}.py"), "the experiment's configuration")

@@ -16,7 +16,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from equiscale.studies import sphere_rules
-from experiments.config import command
+from experiments.config import command, whole_numbers
 
 OUTPUT = flags.DEFINE_string("output", "runs/sphere_rules", "folder to write")
 DEGREES = flags.DEFINE_list("degrees", ["2", "4"], "largest degrees L of the features")
@@ -28,10 +28,9 @@ CHANNELS = flags.DEFINE_integer("channels", 32, "channels of the features", lowe
 def main(argv):
     with command(argv):
         settings = {"channels": CHANNELS.value, "progress": lambda todo: tqdm(todo, unit="rule")}
-        sharpness = numbers("sharpness", SHARPNESS.value, float)
-        rows = sphere_rules.measure(
-            numbers("degrees", DEGREES.value), numbers("points", POINTS.value), sharpness, **settings
-        )
+        sharpness = [float(value) for value in SHARPNESS.value]
+        degrees, points = whole_numbers("degrees", DEGREES.value), whole_numbers("points", POINTS.value)
+        rows = sphere_rules.measure(degrees, points, sharpness, **settings)
     output = pathlib.Path(OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     with (output / "rules.csv").open("w", newline="") as file:
@@ -44,17 +43,6 @@ def main(argv):
         for (degree, rule), points in sphere_rules.smallest(rows, operation).items():
             print(f"  L = {degree}  {rule:<34} {points or 'none of these'}")
     print(f"\nNumbers: {output / 'rules.csv'}; figure: {output / 'rules.png'}")
-
-
-def numbers(name: str, values: list[str], kind: type = int) -> list:
-    """Raises ValueError naming a value that is no positive number."""
-    try:
-        found = [kind(value) for value in values]
-    except ValueError:
-        found = [0]
-    if not found or min(found) <= 0:
-        raise ValueError(f"--{name}={','.join(values)}: give positive numbers with commas between them")
-    return found
 
 
 if __name__ == "__main__":
