@@ -36,7 +36,7 @@ def command(argv: list[str]):
 
 
 def whole_numbers(flag: str, values: list[str], least: int = 1) -> list[int]:
-    """The numbers of a list flag. Raises ValueError naming the flag where one is no whole number of at least `least`."""
+    """The numbers of a list flag. Raises ValueError naming it where one is no whole number of at least `least`."""
     if not values or not all(value.isdigit() and int(value) >= least for value in values):
         raise ValueError(f"--{flag}={','.join(values)}: give whole numbers from {least} on, with commas between them")
     return [int(value) for value in values]

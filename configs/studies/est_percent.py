@@ -17,7 +17,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         base(scale),
     )
     size, few, many, n_seeds = {
-        "cpu": ("cpu_0.02M", 32, 94, 2),
+        "cpu": ("cpu_0.02M", 32, 94, 1),
         "smoke": ("cpu_0.02M", 32, 48, 1),
         "gpu": ("1M", 32, 128, 2),
         "paper": ("4M", 32, 128, 3),

@@ -80,6 +80,7 @@ def test_what_a_calculator_cannot_do_is_said(run, tmp_path):
         load_calculator(tmp_path)
 
 
+@pytest.mark.slow  # what it computes is tested in test_curvature and test_force_field
 def test_the_spectrum_of_the_force_head(run):
     """Also of a single run: both Hessians have rank at most twice that of the moments' Gram matrix."""
     result = start(f"--workdir={run}", "--half_width=1", "--molecules=4", module="spectrum")

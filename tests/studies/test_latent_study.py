@@ -53,6 +53,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow  # what it computes is tested in test_latents
 def test_the_command_writes_numbers_and_figures(run):
     result = start(f"--workdir={run}", "--steps=0,4", "--molecules=20", module="latents")
     assert result.returncode == 0, result.stderr[-3000:]

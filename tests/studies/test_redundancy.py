@@ -215,6 +215,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # what it writes is tested above
 def test_the_command_writes_numbers_and_a_figure(run):
     result = start(f"--workdir={run / 'run'}", "--steps=2", "--molecules=4", module="redundancy")
     assert result.returncode == 0, result.stderr[-3000:]
