@@ -112,10 +112,9 @@ def figure(arms: Mapping[str, Consistency], title: str) -> Figure:
         ax.grid(alpha=0.25)
     shares.set_yticks(rows, list(arms))
     change.set_yticks(rows, [])
-    shares.set_xlabel("% of molecules (atoms) from unturned seeds")
-    shares.legend(fontsize=8)
+    shares.set_xlabel("% of molecules (atoms),\nunturned seeds")
     change.axvline(0, color="black", linewidth=0.8)
-    change.set_xlabel("change when the seed is turned, percentage points")
+    change.set_xlabel("change when the seed is turned,\npercentage points")
     properties = list(next(iter(arms.values())).divergence)
     places = np.arange(len(properties))
     for i, ((name, arm), colour) in enumerate(zip(arms.items(), COLOURS * 3, strict=False)):
@@ -125,9 +124,10 @@ def figure(arms: Mapping[str, Consistency], title: str) -> Figure:
         divergence.scatter([d.floor_high for d in found], at, color=colour, marker="|", s=40, alpha=0.6)
     divergence.set_yticks(places, [name.replace("_", " ") for name in properties])
     divergence.set_ylim(len(properties) - 0.5, -0.5)
-    divergence.set_xlabel("KL(turned | unturned), nats; bars: 95 % of chance alone")
+    divergence.set_xlabel("KL(turned | unturned), nats;\nbars: 95 % of chance alone")
     divergence.grid(alpha=0.25)
-    divergence.legend(fontsize=8)
+    figure.legend(*shares.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8)
+    figure.legend(*divergence.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
     figure.suptitle(title + "\nbars of shares: two standard errors", fontsize=10)
     return figure
 
