@@ -35,9 +35,12 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.graph.cutoff = 6.0  # angstrom
 
     config.model = ConfigDict()
-    config.model.preset = "cpu_0.1M"  # or of exactly equivariant models: tensor_cpu_0.1M and other sizes
+    # Or tensor_cpu_0.1M, exactly equivariant; est_exact_cpu_0.1M, est_published_ga_cpu_0.1M, equiformer_cpu_0.1M,
+    # mace_cpu_0.1M, ... (equiscale.models.spherical_transformer); and other sizes of all.
+    config.model.preset = "cpu_0.1M"
     config.model.dtype = "float32"  # of the computation; parameters, losses and metrics are float32 always
     config.model.forces = "direct"  # or the energy's negative "gradient"
+    config.model.points = 0  # on the sphere, of spherical transformers; 0: the preset's
     # These are of the graph transformer alone.
     config.model.breaking = 1.0  # of the force head's equivariance; 0 is its exactly equivariant twin
     config.model.output_multiplier = 2  # hidden over outer width of its heads; 1 for the published Hessians

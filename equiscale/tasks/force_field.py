@@ -152,13 +152,15 @@ def model_of(config: ConfigDict) -> nn.Module:
     at its default while the preset is another model's.
     """
     fields = config.model.to_dict()
-    preset, dtype = fields.pop("preset"), fields.pop("dtype")
+    preset, dtype, points = (fields.pop(name) for name in ("preset", "dtype", "points"))
     if preset in MODELS and MODELS[preset][0] is not GraphTransformer:
         usual = {name: GraphTransformer.__dataclass_fields__[name].default for name in fields}
         has = MODELS[preset][0].__dataclass_fields__
         fields = {name: value for name, value in fields.items() if name in has or value != usual[name]}
     if dtype != "float32":
         fields["dtype"] = jnp.dtype(dtype)
+    if points:
+        fields["points"] = points
     return make_model(preset, cutoff=config.graph.cutoff, **fields)
 
 
