@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from equiscale.measures import Element
 from equiscale.reorder import reorder
 from equiscale.rotations import HIGHEST
+from equiscale.wigner import wigner_d
 
 Action = Callable[[Element, Array], Array]
 Segments = Int[Array, " rows"] | Mapping[str, Int[Array, " rows"]] | None
@@ -60,12 +61,21 @@ def irreps(irreps: str) -> Action:
     import e3nn_jax  # the only heavy import of the core, and only for who asks for it
 
     layout = e3nn_jax.Irreps(irreps)
+    degree = max((ir.l for _, ir in layout), default=0)
 
     def act(g: Float[Array, "3 3"], x: Float[Array, "*any dim"]) -> Float[Array, "*any dim"]:
         if x.shape[-1:] != (layout.dim,):
             raise ValueError(f"irreps({layout}) acts on [..., {layout.dim}], got shape {list(x.shape)}")
-        with jax.default_matmul_precision("highest"):
-            return e3nn_jax.IrrepsArray(layout, x).transform_by_matrix(g).array.astype(x.dtype)
+        g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+        sign = jnp.sign(jnp.linalg.det(g))
+        d = wigner_d(sign * g, degree)
+        parts = [x[..., :0]]
+        for (mul, ir), where in zip(layout, layout.slices(), strict=True):
+            rows = slice(ir.l**2, (ir.l + 1) ** 2)
+            block = d[rows, rows] * jnp.where(sign < 0, ir.p, 1)
+            part = x[..., where].reshape(*x.shape[:-1], mul, ir.dim)
+            parts.append(jnp.einsum("ij,...j->...i", block, part, precision=HIGHEST).reshape(*x.shape[:-1], -1))
+        return jnp.concatenate(parts, axis=-1).astype(x.dtype)
 
     return act
 

@@ -11,7 +11,7 @@ from equiscale.models.graph_features import of_neighbours
 from equiscale.models.spherical_layers import Coefficients, DegreeLinear, DegreeNorm, degree_of, gate
 from equiscale.models.spherical_messages import EdgeFeatures, SphericalMessage, edge_functions
 from equiscale.models.tensor_paths import paths, product
-from equiscale.sphere.transform import wigner_d
+from equiscale.wigner import wigner_d
 
 
 class Embedding(nn.Module):

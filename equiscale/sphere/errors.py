@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from equiscale.rotations import HIGHEST, random_rotation
-from equiscale.sphere.transform import wigner_d
+from equiscale.wigner import wigner_d
 
 
 def equivariance_error(

@@ -9,10 +9,9 @@ between T and F commutes with rotations as far as F integrates exactly (arXiv 25
 """
 
 import dataclasses
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from equiscale.rotations import HIGHEST
 from equiscale.sphere import rules
 from equiscale.sphere.harmonics import harmonics
+from equiscale.wigner import wigner_d
 
 Inverse = Literal["least_squares", "weights", "columns"]
 
@@ -119,23 +119,6 @@ def turned(sphere: Sphere, rotation: Float[Array, "*batch 3 3"]) -> Sphere:
         to_points=jnp.einsum("...sk,...jk->...sj", t, d, precision=HIGHEST),
         from_points=jnp.einsum("...jk,...ks->...js", d, f, precision=HIGHEST),
     )
-
-
-@partial(jax.jit, static_argnums=1)
-def wigner_d(rotation: Float[Array, "*batch 3 3"], degree: int) -> Float[Array, "*batch K K"]:
-    """D(R) with Y(R p) = D(R) Y(p): block diagonal, a block a degree; R may be improper.
-
-    Computed as D(R) = int Y(R p) Y(p)' dp by an exact rule. Through Euler angles, as in e3nn, a float32 D loses three
-    digits for rotations near the identity.
-    """
-    exact = rules.rule("gauss_legendre", 2 * (degree + 1) ** 2)
-    back = (harmonics(exact.points, degree).T * exact.weights).astype(rotation.dtype)
-    points = jnp.einsum("...ij,sj->...si", rotation, exact.points.astype(rotation.dtype), precision=HIGHEST)
-    irreps = e3nn.Irreps.spherical_harmonics(degree)
-    # The dense algorithm compiles ten times faster than the one that e3nn chooses.
-    algorithm = ("recursive", "dense", "custom_jvp")
-    y = e3nn.spherical_harmonics(irreps, points, False, normalization="integral", algorithm=algorithm).array
-    return jnp.einsum("...sj,ks->...jk", y, back, precision=HIGHEST)
 
 
 def _apply(matrix: Array, x: Array, what: str) -> Array:

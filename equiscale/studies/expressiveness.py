@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from equiscale.data.graphs import Graph, within
 from equiscale.models.spherical_transformer import KINDS, SphericalTransformer
 from equiscale.rotations import random_rotation
-from equiscale.sphere.transform import wigner_d
+from equiscale.wigner import wigner_d
 
 RADIUS, CUTOFF = 1.0, 2.0  # angstrom
 RATE, EPOCHS = 1e-4, 100  # Adam, one star at a time, as published

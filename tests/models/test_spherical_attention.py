@@ -13,7 +13,8 @@ from equiscale.models.tensor_paths import coupled, couplings, paths, product
 from equiscale.rotations import random_rotation
 from equiscale.sphere.errors import equivariance_error
 from equiscale.sphere.harmonics import harmonics
-from equiscale.sphere.transform import from_points, sphere_of, to_points, turned, wigner_d
+from equiscale.sphere.transform import from_points, sphere_of, to_points, turned
+from equiscale.wigner import wigner_d
 
 SPHERE = sphere_of("design", 48, 2)
 

@@ -12,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from equiscale.rotations import random_rotation
 from equiscale.sphere.harmonics import angles, harmonics, harmonics_and_slopes, unit_vectors
 from equiscale.sphere.rules import KINDS, rule, sizes
-from equiscale.sphere.transform import from_points, make_sphere, to_points, turned, wigner_d
+from equiscale.sphere.transform import from_points, make_sphere, to_points, turned
+from equiscale.wigner import wigner_d
 
 INVERSES = ("least_squares", "weights", "columns")
 POINTS = Rotation.random(20, rng=np.random.default_rng(0)).as_matrix()[:, 0]
