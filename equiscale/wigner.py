@@ -33,7 +33,7 @@ def wigner_d(rotation: Float[Array, "*batch 3 3"], degree: int) -> Float[Array, 
 
 
 def _exact_rule(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [S, 3] and weights [S], of sum 4 pi, that integrate polynomials up to a degree: circles at Gauss's nodes."""
+    """Points [S, 3] and weights [S], of sum 4 pi, exact for polynomials up to a degree: circles at Gauss's nodes."""
     cosines, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
     angle = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
     z, angle = (a.ravel() for a in np.meshgrid(cosines, angle, indexing="ij"))
