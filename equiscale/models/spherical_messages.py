@@ -82,7 +82,7 @@ class SphericalMessage(Message):
     Attributes: of the attention as for `SphericalAttention`; `hidden` channels of a network at the points, 0: none.
     """
 
-    sphere: Sphere = None
+    sphere: Sphere | None = None
     norm: Norm = "coefficients"
     weighted: bool = True
     spread: float | None = 2.0

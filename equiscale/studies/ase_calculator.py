@@ -67,7 +67,7 @@ def load_calculator(
     model = model_of(config)
     if twirled:
         if not hasattr(model, "breaking"):
-            raise ValueError(f"{config.model.preset} is equivariant as it is: leave out twirled")
+            raise ValueError(f"{config.model.preset} has no head of three rows to average: leave out twirled")
         model = model.clone(breaking=0.0)
     _, params = restore_params(workdir, step, averaged=averaged)
     scale = read_scale(json.loads((workdir / "constants.json").read_text()))

@@ -152,7 +152,8 @@ def model_of(config: ConfigDict) -> nn.Module:
     at its default while the preset is another model's.
     """
     fields = config.model.to_dict()
-    preset, dtype, points = (fields.pop(name) for name in ("preset", "dtype", "points"))
+    preset, dtype = fields.pop("preset"), fields.pop("dtype")
+    points = fields.pop("points", 0)  # run folders of earlier versions do not say
     if preset in MODELS and MODELS[preset][0] is not GraphTransformer:
         usual = {name: GraphTransformer.__dataclass_fields__[name].default for name in fields}
         has = MODELS[preset][0].__dataclass_fields__
