@@ -1,0 +1,121 @@
+"""How equivariant are spherical networks before they learn anything? By kind, number of layers and of points.
+
+Table 5 of arXiv 2505.23086, with what it lacks: relative to the spread of the outputs over molecules, over several
+initialisations and rotations, with standard errors, forces beside energies.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from equiscale import actions
+from equiscale.data.graphs import TURNED, Graph
+from equiscale.models.spherical_transformer import KINDS, SphericalTransformer
+from equiscale.rotations import random_rotation
+from equiscale.studies.figures import COLOURS
+
+AT_ONCE = 8  # molecules in memory: messages of attention take S x S numbers for each edge
+
+
+class Errors(NamedTuple):
+    """Of one network. `energy` is mean |f(x) - f(R x)|, `relative` the same over the standard deviation of f over
+    molecules; `forces` the norm of R^-1 F(R x) - F(x) over that of F(x), over all atoms.
+    """
+
+    energy: Float[Array, ""]
+    relative: Float[Array, ""]
+    forces: Float[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "n_rotations"))
+def errors_of(model: SphericalTransformer, graph: Graph, key: Array, *, n_rotations: int) -> Errors:
+    """Of the network that `key` makes, each molecule of the graph `[n, ...]` turned by rotations of its own."""
+    init_key, turn_key = jax.random.split(key)
+    params = model.init(init_key, jax.tree.map(lambda a: a[:1], graph))
+
+    def both(item):
+        one, key = item
+        predict = functools.partial(model.apply, params)
+        still = predict(one)
+
+        def turned(key):
+            g = random_rotation(key)
+            found = predict(actions.apply(TURNED, g[None], jax.tree.map(lambda a: a[None], one)))
+            return found.energy[0] - still.energy, found.forces[0] @ g - still.forces
+
+        of_energy, of_forces = jax.lax.map(turned, jax.random.split(key, n_rotations))
+        return still.energy, jnp.abs(of_energy).mean(), jnp.square(of_forces).sum((1, 2)).mean(), still.forces
+
+    n = len(graph.species)
+    energy, wrong, squares, forces = jax.lax.map(both, (graph, jax.random.split(turn_key, n)), batch_size=AT_ONCE)
+    return Errors(wrong.mean(), wrong.mean() / energy.std(), jnp.sqrt(squares.sum() / jnp.square(forces).sum()))
+
+
+def measure(
+    kinds: Sequence[str],
+    layers: Sequence[int],
+    points: Sequence[int],
+    graph: Graph,
+    *,
+    n_inits: int,
+    n_rotations: int,
+    progress: Callable[[Iterable], Iterable] = iter,
+    **fields: Any,
+) -> list[dict[str, Any]]:
+    """One row for each kind, number of layers and of points (one for kinds without): means over initialisations.
+
+    `fields` are those of `SphericalTransformer`. Raises ValueError for an unknown kind, and for points that no rule of
+    the kind has.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} is none of {', '.join(KINDS)}")
+    models = {}
+    for kind in kinds:
+        for n_layers in layers:
+            for s in points:
+                model = SphericalTransformer(
+                    **KINDS[kind] | {"n_layers": n_layers, "points": s, "turned": False} | fields
+                )
+                models[kind, n_layers, s if model.is_sampled else 0] = model
+    rows = []
+    for (kind, n_layers, s), model in progress(models.items()):
+        found = [
+            jax.device_get(errors_of(model, graph, key, n_rotations=n_rotations))
+            for key in jax.random.split(jax.random.key(0), n_inits)
+        ]
+        row = {"network": kind, "layers": n_layers, "points": s, "inits": n_inits}
+        for field, values in Errors(*np.transpose(found))._asdict().items():
+            row |= {field: float(values.mean()), f"{field}_stderr": float(values.std(ddof=1) / n_inits**0.5)}
+        rows.append(row)
+    return rows
+
+
+def figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Errors of energies and of forces against layers: a colour for each kind, lighter for fewer points."""
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    kinds = list(dict.fromkeys(row["network"] for row in rows))
+    sizes = sorted({row["points"] for row in rows if row["points"]})
+    for ax, field, what in zip(
+        figure.subplots(1, 2), ("relative", "forces"), ("energies, over their spread", "forces"), strict=True
+    ):
+        for kind, colour in zip(kinds, COLOURS, strict=False):
+            for s in sorted({row["points"] for row in rows if row["network"] == kind}):
+                of = [row for row in rows if (row["network"], row["points"]) == (kind, s)]
+                x, y, error = (np.array([row[key] for row in of]) for key in ("layers", field, f"{field}_stderr"))
+                label = f"{kind}, {s} points" if s else kind
+                alpha = (1 + sizes.index(s)) / len(sizes) if s else 1.0
+                ax.errorbar(x, y, yerr=2 * error, fmt="o-", color=colour, alpha=alpha, markersize=4, label=label)
+        ax.set_yscale("log")
+        ax.set_xlabel("layers")
+        ax.set_ylabel(f"relative equivariance error of {what}")
+        ax.grid(alpha=0.25)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.suptitle(title + "; untrained, bars: two standard errors over initialisations", fontsize=10)
+    return figure

@@ -1,0 +1,99 @@
+"""How equivariant are untrained spherical networks on real molecules? By kind, layers and sampling points.
+
+    python -m experiments.exactness                        # RDKit's bundled compounds
+    python -m experiments.exactness qm9.tar.xz --molecules=1000 --layers=1,2,3,4,5,6 --points=32,64,128
+    python -m experiments.exactness --networks=est_exact,tfn --layers=1 --points=48 --molecules=20
+
+Of energies mean |f(x) - f(R x)|, absolute and over the standard deviation of f over molecules, and of forces the norm
+of what does not turn, relative. Files may be SDF or XYZ, in archives too. Writes exactness.csv and exactness.png into
+--output.
+"""
+
+import csv
+import itertools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from tqdm import tqdm
+
+from equiscale.data import nci
+from equiscale.data.molecules import BadMolecule, from_records_skipping
+from equiscale.data.neighbours import build
+from equiscale.data.readers import read_molecules
+from equiscale.studies import exactness
+from experiments.config import command, use_cache, whole_numbers
+from experiments.inputs import FirstOfEach, named
+
+OUTPUT = flags.DEFINE_string("output", "runs/exactness", "folder to write")
+NETWORKS = flags.DEFINE_list("networks", ["est_published", "est_exact", "tfn"], "kinds of networks")
+LAYERS = flags.DEFINE_list("layers", ["1", "3"], "numbers of layers")
+POINTS = flags.DEFINE_list("points", ["32", "94"], "numbers of sampling points")
+MOLECULES = flags.DEFINE_integer("molecules", 48, "molecules, the first ones there are", lower_bound=2)
+INITS = flags.DEFINE_integer("inits", 4, "initialisations", lower_bound=2)
+ROTATIONS = flags.DEFINE_integer("rotations", 2, "rotations of each molecule", lower_bound=1)
+CHANNELS = flags.DEFINE_integer("channels", 16, "channels of the features", lower_bound=1)
+DEGREE = flags.DEFINE_integer("degree", 2, "largest degree L of the features", lower_bound=1)
+NEIGHBOURS, CUTOFF = 29, 5.0  # slots of each atom, and angstrom
+
+
+def main(argv):
+    with command(argv[:1]):
+        layers, points = whole_numbers("layers", LAYERS.value), whole_numbers("points", POINTS.value)
+        molecules, told = read(argv) if len(argv) > 1 else made()
+        print(told)
+        graph, edges = build(molecules.positions, molecules.species, k=NEIGHBOURS, cutoff=CUTOFF)
+        print(f"{len(molecules)} molecules, neighbours: {edges}")
+        rows = exactness.measure(
+            NETWORKS.value,
+            layers,
+            points,
+            jax.tree.map(jnp.asarray, graph),
+            n_inits=INITS.value,
+            n_rotations=ROTATIONS.value,
+            progress=lambda todo: tqdm(todo, unit="network"),
+            cutoff=CUTOFF,
+            channels=CHANNELS.value,
+            hidden=2 * CHANNELS.value,
+            degree=DEGREE.value,
+        )
+    output = pathlib.Path(OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "exactness.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    exactness.figure(rows, f"{len(molecules)} molecules of {molecules.source}").savefig(
+        output / "exactness.png", dpi=150
+    )
+    print("\nMean |f(x) - f(R x)|, absolute and over the spread of f; forces, relative; ± standard error")
+    for row in rows:
+        values = "   ".join(f"{row[f]:.1e} ± {row[f'{f}_stderr']:.0e}" for f in ("energy", "relative", "forces"))
+        sampled = f"{row['points']} points" if row["points"] else "no points"
+        print(f"  {row['network']:<18} {row['layers']} layers, {sampled:<12} {values}")
+    print(f"\nNumbers: {output / 'exactness.csv'}; figure: {output / 'exactness.png'}")
+
+
+def read(argv):
+    """The first molecules of files, and what was left out."""
+    tell = FirstOfEach()
+
+    def readable():
+        for record in itertools.chain.from_iterable(map(read_molecules, named(argv))):
+            if isinstance(record, BadMolecule):
+                tell(record)
+            else:
+                yield record
+
+    few = itertools.islice(readable(), MOLECULES.value)
+    return from_records_skipping(few, ", ".join(pathlib.Path(path).name for path in argv[1:]))
+
+
+def made():
+    settings = {"limit": MOLECULES.value, "max_heavy_atoms": 9, "cache_dir": str(use_cache())}
+    return nci.load(("H", "C", "N", "O", "F"), **settings)
+
+
+if __name__ == "__main__":
+    app.run(main)
