@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from equiscale.models.spherical_attention import Norm, SphericalAttention, spherical_norm_at
+from equiscale.models.spherical_attention import Norm, PointNorm, SphericalAttention
 from equiscale.models.spherical_layers import Coefficients, DegreeLinear, gate
 from equiscale.sphere.transform import Sphere, from_points
 
@@ -30,7 +30,7 @@ class HybridExperts(nn.Module):
       steerable_width, spherical_width: hidden channels of one expert.
       top_k: experts that count for an item; None: all.
       balance: weight of the loss sum_e E f_e P_e left in the collection "losses": f_e is the part of items in which e
-        has the largest share, P_e its mean share.
+        has the largest share, P_e its mean share, over all items and padding.
       bypass: scalars do not come from points: a network of their own makes them, exactly invariant, as in the released
         code.
       norm, weighted, spread, items_at_once: as for `SphericalAttention`.
@@ -94,11 +94,7 @@ class HybridExperts(nn.Module):
     def _spherical(self, x: Coefficients, shares: Float[Array, "*items experts"]) -> Coefficients:
         settings = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
         attention = SphericalAttention(self.sphere, **settings, items_at_once=self.items_at_once, name="attention")
-        f = attention(x)
-        if self.norm == "points":
-            f = nn.LayerNorm(name="spherical_norm")(f)
-        else:
-            f = spherical_norm_at(f, self.sphere)
+        f = PointNorm(self.sphere, self.norm, name="spherical_norm")(attention(x))
         h = nn.silu(nn.Dense(shares.shape[-1] * self.spherical_width, name="spherical_in")(f))
         h = h * jnp.repeat(shares, self.spherical_width, axis=-1)[..., None, :]
         return from_points(self.sphere, nn.Dense(x.shape[-1], use_bias=False, name="spherical_out")(h))

@@ -77,6 +77,17 @@ class SphericalAttention(nn.Module):
         return spherical_norm(x)
 
 
+class PointNorm(nn.Module):
+    """The norm of functions at points, `[*items, S, C]`, before a network there; see `SphericalAttention.norm`."""
+
+    sphere: Sphere
+    norm: Norm
+
+    @nn.compact
+    def __call__(self, x: Points) -> Points:
+        return nn.LayerNorm()(x) if self.norm == "points" else spherical_norm_at(x, self.sphere)
+
+
 def mean_square(x: Coefficients) -> Float[Array, "*items 1 1"]:
     """Of a function over channels and the sphere, by Parseval: sum over rows / 4 pi; no less than 1e-6."""
     return jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) / (4 * jnp.pi * x.shape[-1]) + 1e-6

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from equiscale.models.graph_features import of_neighbours
-from equiscale.models.spherical_attention import Norm, SphericalAttention, spherical_norm_at
+from equiscale.models.spherical_attention import Norm, PointNorm, SphericalAttention
 from equiscale.models.spherical_layers import Coefficients, DegreeLinear, by_row, degree_of, gate
 from equiscale.models.tensor_paths import coupled, paths
 from equiscale.sphere.transform import Sphere, from_points
@@ -96,10 +96,7 @@ class SphericalMessage(Message):
         attention = SphericalAttention(self.sphere, **settings, items_at_once=self.items_at_once, name="attention")
         messages = attention(self.ends(x, edges), edge_functions(edges, channels, self.radial_width, "edge"))
         if self.hidden:
-            if self.norm == "points":
-                messages = nn.LayerNorm(name="norm")(messages)
-            else:
-                messages = spherical_norm_at(messages, self.sphere)
+            messages = PointNorm(self.sphere, self.norm, name="norm")(messages)
             messages = nn.Dense(channels, name="out")(nn.silu(nn.Dense(self.hidden, name="in")(messages)))
         return DegreeLinear(channels, name="mix")(self.summed(from_points(self.sphere, messages), edges))
 

@@ -10,7 +10,16 @@ from equiscale.data.graphs import TURNED
 from equiscale.models.spherical_transformer import KINDS, PRESETS, SphericalTransformer
 from tests.models.test_tensor_field import POSITIONS, SPECIES, graph_of
 
-SMALL = {"channels": 4, "n_layers": 1, "hidden": 8, "n_rbf": 6, "radial_width": 8, "n_heads": 2, "neighbours": 4.0}
+SMALL = {
+    "channels": 4,
+    "n_layers": 1,
+    "hidden": 8,
+    "n_rbf": 6,
+    "radial_width": 8,
+    "n_heads": 2,
+    "neighbours": 4.0,
+    "message_hidden": 4,
+}
 EXACT = ("equiformer", "tfn", "mace")  # the others up to quadrature
 
 
@@ -96,7 +105,7 @@ def test_more_points_are_more_equivariant():
 
 def test_points_turned_in_training_change_it_by_quadrature_alone():
     graph = graph_of()
-    for points, close in ((32, 0.3), (192, 1e-4)):
+    for points, close in ((32, 0.3), (192, 1e-3)):
         model = make("est_exact", points=points, turned=True)
         params = jax.jit(model.init)(jax.random.key(0), graph)
         still = jax.jit(model.apply)(params, graph).forces
