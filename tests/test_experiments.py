@@ -32,6 +32,7 @@ def test_training_leaves_a_run_folder(trained):
         assert set(row["spent"]) == {"compile", "train", "evaluate", "save", "profile"}
 
 
+@pytest.mark.slow  # what it computes is tested in test_decompose
 def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     folder, _ = trained
     again = ("--step=1", "--measure=octahedral.enumerate()", "--by_element")
@@ -49,6 +50,7 @@ def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     assert wrong.returncode != 0 and "is no measure" in wrong.stderr
 
 
+@pytest.mark.slow  # its parts are tested in tests/data and tests/training
 def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
     rng = np.random.default_rng(0)
     frames = []

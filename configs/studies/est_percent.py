@@ -31,4 +31,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     arms |= {"not equivariant": {"model.preset": size}, "tensor products": {"model.preset": f"tfn_{size}"}}
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
     config.base.evaluation.instruments = ("scores",)
+    if scale == "cpu":
+        config.base.training.steps, config.base.evaluation.points = 200, 7
     return config

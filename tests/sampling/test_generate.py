@@ -49,6 +49,7 @@ def molecules(run, name):
         return dict(saved)
 
 
+@pytest.mark.slow  # a minute
 def test_killed_and_started_again_it_ends_the_same(run):
     result = generate(run, "--name=straight", *CHAINS)
     assert "step 0, averaged parameters; 6 chains of 28 steps from noise" in result.stdout

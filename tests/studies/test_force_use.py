@@ -92,6 +92,7 @@ def test_the_spectrum_of_the_force_head(run):
     assert missing.returncode != 0 and "--arm 'cube' is none of" in missing.stderr
 
 
+@pytest.mark.slow  # dynamics are tested in tests/sampling
 def test_the_command_moves_molecules_at_every_factor(run):
     short = ("--molecules=2", "--picoseconds=0.004", "--frames=4", "--xtb", "--temperature=50")
     result = start(f"--workdir={run}", "--breaking=0,1", *short, module="dynamics")
