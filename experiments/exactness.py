@@ -9,7 +9,6 @@ of what does not turn, relative. Files may be SDF or XYZ, in archives too. Write
 --output.
 """
 
-import csv
 import itertools
 import pathlib
 
@@ -23,6 +22,7 @@ from equiscale.data.molecules import BadMolecule, from_records_skipping
 from equiscale.data.neighbours import build
 from equiscale.data.readers import read_molecules
 from equiscale.studies import exactness
+from equiscale.studies.report import write_csv
 from experiments.config import command, use_cache, whole_numbers
 from experiments.inputs import FirstOfEach, named
 
@@ -59,11 +59,7 @@ def main(argv):
             degree=DEGREE.value,
         )
     output = pathlib.Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / "exactness.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output / "exactness.csv", rows)
     exactness.figure(rows, f"{len(molecules)} molecules of {molecules.source}").savefig(
         output / "exactness.png", dpi=150
     )

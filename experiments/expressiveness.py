@@ -1,6 +1,6 @@
 """What can spherical networks tell apart, and is it expressiveness or broken symmetry? Two tests with their controls.
 
-    python -m experiments.expressiveness                                   # about 15 minutes on 2 cores
+    python -m experiments.expressiveness
     python -m experiments.expressiveness --networks=est_published,tfn --degrees=1 --folds=2,3 --seeds=3
     python -m experiments.expressiveness --degrees=1,2,3,5 --folds=2,3,5,10,100 --points=128     # as published
 

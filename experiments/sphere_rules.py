@@ -1,6 +1,6 @@
 """Which points on the sphere, and how many? Equivariance error by rule, degree, operation and sharpness of attention.
 
-    python -m experiments.sphere_rules                                   # about 6 minutes on 2 cores
+    python -m experiments.sphere_rules
     python -m experiments.sphere_rules --degrees=2 --points=32,128 --sharpness=1
     python -m experiments.sphere_rules --degrees=6 --points=256,512
 
@@ -9,13 +9,13 @@ and with norms of coefficients, fail to commute with rotations, untrained and in
 into --output and says which rule needs the fewest points.
 """
 
-import csv
 import pathlib
 
 from absl import app, flags
 from tqdm import tqdm
 
 from equiscale.studies import sphere_rules
+from equiscale.studies.report import write_csv
 from experiments.config import command, whole_numbers
 
 OUTPUT = flags.DEFINE_string("output", "runs/sphere_rules", "folder to write")
@@ -32,11 +32,7 @@ def main(argv):
         degrees, points = whole_numbers("degrees", DEGREES.value), whole_numbers("points", POINTS.value)
         rows = sphere_rules.measure(degrees, points, sharpness, **settings)
     output = pathlib.Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / "rules.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output / "rules.csv", rows)
     sphere_rules.figure(rows).savefig(output / "rules.png", dpi=150)
     for operation in sphere_rules.NORMS:
         print(f"\nFewest points with an error below {sphere_rules.WITHIN:g}, {operation}:")

@@ -100,6 +100,11 @@ def gaussians(distance: Float[Array, "*any"], cutoff: float, n: int) -> Float[Ar
     return jnp.exp(-0.5 * jnp.square((distance[..., None] - centres) / width))
 
 
+def envelope(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Of distances over the cutoff: from 1 at 0 down to 0 at 1 and beyond, with two continuous derivatives."""
+    return jnp.where(x < 1, 1 - x**3 * (10 - 15 * x + 6 * x**2), 0)
+
+
 def bond_order(
     cosines: Float[Array, "*any k k"], mask: Bool[Array, "*any k"], n_degrees: int
 ) -> Float[Array, "*any n_degrees"]:

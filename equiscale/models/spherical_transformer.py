@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from equiscale.data.graphs import Graph
 from equiscale.models.force_head import Prediction, conservative
-from equiscale.models.graph_features import check_graph, edges, gaussians
+from equiscale.models.graph_features import check_graph, edges, envelope, gaussians
 from equiscale.models.hybrid_experts import HybridExperts
 from equiscale.models.spherical_attention import Norm
 from equiscale.models.spherical_blocks import Embedding, Gated, Layer, Products
@@ -220,8 +220,6 @@ class SphericalTransformer(nn.Module):
         ).array
         harmonics = jnp.where(filled, harmonics, 0)
         rbf = jnp.where(filled, gaussians(distance, self.cutoff, self.n_rbf), 0)
-        x = distance / self.cutoff
-        smooth = jnp.where(x < 1, 1 - x**3 * (10 - 15 * x + 6 * x**2), 0)  # two continuous derivatives
         needed = self.message != "spherical"
         unit = (4 * jnp.pi) ** 0.5 * harmonics
         return EdgeFeatures(
@@ -229,7 +227,7 @@ class SphericalTransformer(nn.Module):
             graph.mask,
             harmonics,
             rbf,
-            jnp.where(graph.mask, smooth, 0),
+            jnp.where(graph.mask, envelope(distance / self.cutoff), 0),
             tuple(couplings(unit)) if needed else (),
         )
 

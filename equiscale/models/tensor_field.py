@@ -14,7 +14,7 @@ from jax import Array
 
 from equiscale.data.graphs import Graph
 from equiscale.models.force_head import Prediction, conservative
-from equiscale.models.graph_features import check_graph, edges, gaussians, of_neighbours
+from equiscale.models.graph_features import check_graph, edges, envelope, gaussians, of_neighbours
 
 
 def _size(c: int, n_layers: int, radial_features: int) -> dict:
@@ -120,7 +120,7 @@ class TensorField(nn.Module):
 
     def _features(self, graph: Graph) -> e3nn.IrrepsArray:
         direction, distance = edges(graph)
-        smooth = graph.mask * _envelope(distance / self.cutoff)
+        smooth = graph.mask * envelope(distance / self.cutoff)
         radial = smooth[..., None] * gaussians(distance, self.cutoff, self.n_rbf)
         degrees = e3nn.Irreps.spherical_harmonics(len(self.multiplicities) - 1, -1)
         harmonics = e3nn.spherical_harmonics(
@@ -136,8 +136,3 @@ class TensorField(nn.Module):
         scalars = h.array[..., : self.multiplicities[0]]
         of_atoms = self.energy_out(nn.silu(self.energy_in(scalars)))[..., 0]
         return jnp.sum(jnp.where(graph.is_atom, of_atoms, 0), -1)
-
-
-def _envelope(x: Array) -> Array:
-    """From 1 at 0 down to 0 at 1, with two continuous derivatives."""
-    return jnp.where(x < 1, 1 - x**3 * (10 - 15 * x + 6 * x**2), 0)

@@ -1,6 +1,7 @@
 """A self-contained report.html: what was found in words, the figures, the numbers, and how to make them again."""
 
 import base64
+import csv
 import html
 import io
 import pathlib
@@ -27,6 +28,15 @@ def save_figure(figure: Figure, path: pathlib.Path) -> str:
     figure.savefig(stream, dpi=110, format="png")
     data = base64.b64encode(stream.getvalue()).decode()
     return f'<img alt="{html.escape(path.stem.replace("_", " "))}" src="data:image/png;base64,{data}">'
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a row, a column for every name that any row has; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

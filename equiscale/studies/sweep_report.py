@@ -1,6 +1,5 @@
 """The report of a study: every run's curve, seeds averaged, and a table of where each arm ended."""
 
-import csv
 import html
 import json
 import pathlib
@@ -14,7 +13,7 @@ from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
 from equiscale.studies.property_report import properties_figure, properties_table, property_rows
-from equiscale.studies.report import percent_text, save_figure, table, write_report
+from equiscale.studies.report import percent_text, save_figure, table, write_csv, write_report
 from equiscale.studies.sweep import Progress, Study
 from equiscale.tasks.property_scores import STATISTICS
 from equiscale.training.run_folder import flat
@@ -105,7 +104,7 @@ def write(
         if len(arms) <= MOST_PANELS:
             figures["components"] = components_figure(arms, study.title)
     rows = [_last(arm, curve) for arm, curve in arms.items()]
-    _write_csv(workdir / "results.csv", rows)
+    write_csv(workdir / "results.csv", rows)
     images = {}
     for name, figure in figures.items():
         images[name] = save_figure(figure, workdir / f"{name}.png")
@@ -124,7 +123,7 @@ def write(
     scores = {arm: curve[-1]["properties"] for arm, curve in arms.items() if "properties" in curve[-1]}
     if scores:
         image = save_figure(properties_figure(scores, study.title), workdir / "properties.png")
-        _write_csv(workdir / "properties.csv", property_rows(scores))
+        write_csv(workdir / "properties.csv", property_rows(scores))
         sections.append(("How well each property is predicted", image + properties_table(scores)))
     first = {}
     for name, run in runs.items():
@@ -147,13 +146,6 @@ def write(
     path = workdir / "report.html"
     write_report(path, title=study.title, found=_sentences(study, arms), sections=sections)
     return path
-
-
-def _write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _last(arm: str, curve: Rows) -> dict[str, Any]:
