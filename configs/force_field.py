@@ -8,6 +8,8 @@ accelerators, with its recipe), "smoke" (seconds; for tests). Frames are RDKit's
 
 from ml_collections import ConfigDict
 
+from configs.spherical import spherical_fields
+
 PRESETS = ("cpu", "1M", "4M", "6M", "smoke")
 
 
@@ -40,7 +42,8 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.model.preset = "cpu_0.1M"
     config.model.dtype = "float32"  # of the computation; parameters, losses and metrics are float32 always
     config.model.forces = "direct"  # or the energy's negative "gradient"
-    config.model.points = 0  # on the sphere, of spherical transformers; 0: the preset's
+    # Of spherical transformers, in the place of the preset's: points, degree, n_steerable, ... (configs/spherical.py)
+    config.model.spherical = spherical_fields()
     # These are of the graph transformer alone.
     config.model.breaking = 1.0  # of the force head's equivariance; 0 is its exactly equivariant twin
     config.model.output_multiplier = 2  # hidden over outer width of its heads; 1 for the published Hessians

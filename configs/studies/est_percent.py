@@ -24,7 +24,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     }[scale]
 
     def sampled(kind: str, points: int) -> dict:
-        return {"model.preset": f"est_{kind}_ga_{size}", "model.points": points}
+        return {"model.preset": f"est_{kind}_ga_{size}", "model.spherical.points": points}
 
     arms = {f"published, {s} points": sampled("published", s) for s in (few, many)}
     arms |= {f"exact, {s} points": sampled("exact", s) for s in (few, many)}

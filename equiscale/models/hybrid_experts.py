@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from equiscale.models.spherical_attention import Norm, PointNorm, SphericalAttention
 from equiscale.models.spherical_layers import Coefficients, DegreeLinear, gate
-from equiscale.sphere.transform import Sphere, from_points
+from equiscale.sphere.transform import Sphere, from_points, to_points
 
 
 class HybridExperts(nn.Module):
@@ -33,6 +33,7 @@ class HybridExperts(nn.Module):
         has the largest share, P_e its mean share, over all items and padding.
       bypass: scalars do not come from points: a network of their own makes them, exactly invariant, as in the released
         code.
+      attend: whether spherical experts attend over the points before the network at each.
       norm, weighted, spread, items_at_once: as for `SphericalAttention`.
     """
 
@@ -45,6 +46,7 @@ class HybridExperts(nn.Module):
     top_k: int | None = None
     balance: float = 0.0
     bypass: bool = True
+    attend: bool = True
     norm: Norm = "coefficients"
     weighted: bool = True
     spread: float | None = 2.0
@@ -92,9 +94,13 @@ class HybridExperts(nn.Module):
         return DegreeLinear(x.shape[-1], bias=False, name="steerable_out")(h)
 
     def _spherical(self, x: Coefficients, shares: Float[Array, "*items experts"]) -> Coefficients:
-        settings = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
-        attention = SphericalAttention(self.sphere, **settings, items_at_once=self.items_at_once, name="attention")
-        f = PointNorm(self.sphere, self.norm, name="spherical_norm")(attention(x))
+        if self.attend:
+            settings = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
+            attention = SphericalAttention(self.sphere, **settings, items_at_once=self.items_at_once, name="attention")
+            f = attention(x)
+        else:
+            f = to_points(self.sphere, x)
+        f = PointNorm(self.sphere, self.norm, name="spherical_norm")(f)
         h = nn.silu(nn.Dense(shares.shape[-1] * self.spherical_width, name="spherical_in")(f))
         h = h * jnp.repeat(shares, self.spherical_width, axis=-1)[..., None, :]
         return from_points(self.sphere, nn.Dense(x.shape[-1], use_bias=False, name="spherical_out")(h))

@@ -22,7 +22,7 @@ from equiscale.models.spherical_layers import Coefficients
 from equiscale.sphere.transform import Sphere, to_points
 
 Points = Float[Array, "*items s c"]
-Norm = Literal["coefficients", "points"]
+Norm = Literal["coefficients", "points", "none"]
 
 
 class SphericalAttention(nn.Module):
@@ -33,7 +33,7 @@ class SphericalAttention(nn.Module):
       norm: "points" is a layer norm over channels at every point, as published: it has no limited bandwidth, and its
         quadrature converges slowly. "coefficients" takes off the mean over channels, which is linear, and divides by
         the root mean square over channels and the whole sphere. Queries, keys and values are then linear in
-        coefficients, and computed there: the same numbers with fewer operations.
+        coefficients, and computed there: the same numbers with fewer operations. "none" leaves features as they are.
       weighted: whether the softmax weighs points by the rule; needed by rules of unequal weights.
       spread: the most that s q(p) . k(p') may spread over p' (see `logit_spread`), approached by a tanh; r is learned
         and no larger. None leaves the first free and r at s, as published: training may sharpen attention until its
@@ -64,7 +64,7 @@ class SphericalAttention(nn.Module):
         bias = relative * jnp.asarray(self.sphere.points @ self.sphere.points.T, q.dtype)
         if self.weighted:
             bias += jnp.asarray(self.sphere.log_weights, q.dtype)
-        attend = _attend_in_coefficients if self.norm == "coefficients" else _attend
+        attend = _attend if self.norm == "points" else _attend_in_coefficients
         out, spread = _in_parts(
             lambda q, k, v: attend(q, k, v, bias, self.sphere, self.spread), (scale * q, k, v), self.items_at_once
         )
@@ -74,7 +74,7 @@ class SphericalAttention(nn.Module):
     def _normed(self, x: Coefficients, name: str) -> Array:
         if self.norm == "points":
             return nn.LayerNorm(name=name)(to_points(self.sphere, x))
-        return spherical_norm(x)
+        return spherical_norm(x) if self.norm == "coefficients" else x
 
 
 class PointNorm(nn.Module):
@@ -85,7 +85,9 @@ class PointNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Points) -> Points:
-        return nn.LayerNorm()(x) if self.norm == "points" else spherical_norm_at(x, self.sphere)
+        if self.norm == "points":
+            return nn.LayerNorm()(x)
+        return spherical_norm_at(x, self.sphere) if self.norm == "coefficients" else x
 
 
 def mean_square(x: Coefficients) -> Float[Array, "*items 1 1"]:

@@ -91,7 +91,7 @@ class SphericalTransformer(nn.Module):
       rule: of the points, and `inverse` of their transform: see `equiscale.sphere`.
       norm, weighted, spread, items_at_once: of spherical attention, see `SphericalAttention`.
       turned: in training the points of each layer are turned at random, one rotation a structure (rng "points").
-      n_steerable, n_spherical, n_shared, top_k, balance, bypass: of the experts, see `HybridExperts`.
+      n_steerable, n_spherical, n_shared, top_k, balance, bypass, attend: of the experts, see `HybridExperts`.
       hidden: channels of one expert, or of the gated network.
       message_hidden: channels of a network at the points of messages; 0: none.
       n_heads: of graph attention.
@@ -120,6 +120,7 @@ class SphericalTransformer(nn.Module):
     top_k: int | None = None
     balance: float = 0.0
     bypass: bool = True
+    attend: bool = True
     hidden: int = 32
     message_hidden: int = 0
     n_heads: int = 4
@@ -136,7 +137,7 @@ class SphericalTransformer(nn.Module):
             "message": ("spherical", "attention", "tensor"),
             "update": ("experts", "gate", "product"),
             "forces": ("direct", "gradient"),
-            "norm": ("coefficients", "points"),
+            "norm": ("coefficients", "points", "none"),
         }
         for name, values in known.items():
             if getattr(self, name) not in values:
@@ -162,6 +163,11 @@ class SphericalTransformer(nn.Module):
         """Whether anything is done at points of a sphere, so that equivariance is not exact."""
         return self.message == "spherical" or (self.update == "experts" and self.n_spherical > 0)
 
+    @property
+    def attends(self) -> bool:
+        """Whether there is spherical attention."""
+        return self.message == "spherical" or (self.is_sampled and self.attend)
+
     def _layer(self, i: int) -> Layer:
         sphere = sphere_of(self.rule, self.points, self.degree, self.inverse) if self.is_sampled else None
         attention = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
@@ -176,7 +182,7 @@ class SphericalTransformer(nn.Module):
         if self.update == "experts":
             numbers = {name: getattr(self, name) for name in ("n_steerable", "n_spherical", "n_shared", "top_k")}
             widths = {"steerable_width": self.hidden, "spherical_width": self.hidden}
-            more = {"balance": self.balance, "bypass": self.bypass}
+            more = {"balance": self.balance, "bypass": self.bypass, "attend": self.attend}
             update = HybridExperts(sphere, **numbers, **widths, **more, **attention)
         elif self.update == "gate":
             update = Gated(self.hidden)

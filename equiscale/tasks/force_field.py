@@ -40,6 +40,9 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 }
 
 
+NONE_IS_ZERO = ("spread", "top_k")  # fields of spherical transformers that a config writes as 0
+
+
 class ForceExperiment(NamedTuple):
     """A configured force field with what its report and its use need besides."""
 
@@ -131,7 +134,7 @@ def scores_of(model: nn.Module, scale: Scale) -> dict[str, Score]:
     scores = {"errors": Score(errors, error_record)}
     if isinstance(model, GraphTransformer) and model.forces == "direct":
         scores["head"] = head_score(model)
-    if isinstance(model, SphericalTransformer) and model.is_sampled:
+    if isinstance(model, SphericalTransformer) and model.attends:
         scores["attention"] = attention_score(model)
     return scores
 
@@ -153,15 +156,16 @@ def model_of(config: ConfigDict) -> nn.Module:
     """
     fields = config.model.to_dict()
     preset, dtype = fields.pop("preset"), fields.pop("dtype")
-    points = fields.pop("points", 0)  # run folders of earlier versions do not say
+    spherical = {name: value for name, value in fields.pop("spherical").items() if value is not None}
     if preset in MODELS and MODELS[preset][0] is not GraphTransformer:
         usual = {name: GraphTransformer.__dataclass_fields__[name].default for name in fields}
         has = MODELS[preset][0].__dataclass_fields__
         fields = {name: value for name, value in fields.items() if name in has or value != usual[name]}
     if dtype != "float32":
         fields["dtype"] = jnp.dtype(dtype)
-    if points:
-        fields["points"] = points
+    if spherical and not issubclass(MODELS.get(preset, (SphericalTransformer,))[0], SphericalTransformer):
+        raise ValueError(f"model.spherical.{min(spherical)} is set, and model preset {preset!r} is no spherical one")
+    fields |= {name: value or None if name in NONE_IS_ZERO else value for name, value in spherical.items()}
     return make_model(preset, cutoff=config.graph.cutoff, **fields)
 
 

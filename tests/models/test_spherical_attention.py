@@ -149,3 +149,24 @@ def test_shares_of_experts():
     assert float(sown["losses"]["balance"][0]) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="top_k=5"):
         HybridExperts(SPHERE, n_steerable=2, n_spherical=2, top_k=5).init(jax.random.key(0), x)
+
+
+def test_without_norm_and_attention_an_expert_is_a_network_at_each_point():
+    x = features(0, 5)
+    plain = HybridExperts(SPHERE, n_steerable=0, n_spherical=1, bypass=False, attend=False, norm="none")
+    params = plain.init(jax.random.key(0), x)["params"]
+    hidden = to_points(SPHERE, x) @ params["spherical_in"]["kernel"] + params["spherical_in"]["bias"]
+    out = (hidden * jax.nn.sigmoid(hidden)) @ params["spherical_out"]["kernel"]
+    np.testing.assert_allclose(plain.apply({"params": params}, x), from_points(SPHERE, out), atol=1e-5)
+
+
+def test_without_norm_attention_sees_how_large_functions_are():
+    """Its logits are a product of two features: four times as spread for features twice as large."""
+    x = features(0, 5)
+    free = SphericalAttention(SPHERE, norm="none", spread=None)
+    params = free.init(jax.random.key(0), x)["params"]
+    spreads = [
+        free.apply({"params": params}, a, mutable=["intermediates"])[1]["intermediates"]["logit_spread"][0]
+        for a in (x, 2 * x)
+    ]
+    np.testing.assert_allclose(spreads[1], 4 * spreads[0], rtol=1e-4)

@@ -7,11 +7,13 @@ import pytest
 
 import equiscale as es
 from configs.force_field import get_config
+from configs.spherical import KINDS
 from equiscale.data.element_references import fit_scale
 from equiscale.data.force_frames import from_records
 from equiscale.data.stored_forces import write_forces
 from equiscale.models.force_head import Prediction
 from equiscale.models.graph_transformer import GraphTransformer
+from equiscale.models.spherical_transformer import SphericalTransformer
 from equiscale.models.tensor_field import TensorField
 from equiscale.tasks import force_field, force_losses, force_sets
 from equiscale.tasks.task import Streamed
@@ -192,6 +194,26 @@ def test_models_by_preset():
         force_field.model_of(config)
     with pytest.raises(ValueError, match="has no breaking"):
         force_field.make_model("tensor_cpu_0.02M", cutoff=6.0, breaking=0.0)
+
+
+def test_fields_of_spherical_models_take_the_place_of_the_presets():
+    config = get_config("cpu")
+    config.model.preset = "est_exact_cpu_0.02M"
+    usual = force_field.model_of(config)
+    assert (usual.points, usual.spread, usual.top_k) == (94, 2.0, None)
+    given = {"points": 32, "spread": 0.0, "top_k": 2, "n_steerable": 3, "bypass": False}
+    config.update_from_flattened_dict({f"model.spherical.{name}": value for name, value in given.items()})
+    model = force_field.model_of(config)
+    expected = given | {"spread": None, "channels": usual.channels, "rule": usual.rule}
+    assert {name: getattr(model, name) for name in expected} == expected
+    config.model.spherical.top_k = 0
+    assert force_field.model_of(config).top_k is None
+    assert set(KINDS) <= set(SphericalTransformer.__dataclass_fields__)
+    config.model.preset = "cpu_0.1M"
+    with pytest.raises(
+        ValueError, match=r"model\.spherical\.bypass is set, and model preset 'cpu_0\.1M' is no spherical"
+    ):
+        force_field.model_of(config)
 
 
 @pytest.fixture(scope="module")
