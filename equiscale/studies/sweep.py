@@ -65,6 +65,7 @@ class Study(NamedTuple):
     axes: Sequence[Axis]
     measurements: Sequence[Measurement] = ()  # in this order
     pretraining: "Study | None" = None  # the runs that some start from
+    against: str = ""  # a field of numbers that ends of runs are drawn against
 
     @classmethod
     def of(cls, config: ConfigDict, default: ConfigDict, first: ConfigDict | None = None) -> "Study":
@@ -79,6 +80,7 @@ class Study(NamedTuple):
         overrides = {name: value for name, value in base.items() if value != usual[name]}
         task, preset = config.base.task, config.base.preset
         study = cls(config.title, config.reproduces, task, preset, overrides, config.axes, config.measurements)
+        study = study._replace(against=config.against)
         if "pretraining" not in config:
             return study
         known = dict(flat(first.to_dict()))
@@ -91,6 +93,7 @@ class Study(NamedTuple):
             overrides={name: value for name, value in fields.items() if value != known[name]},
             axes=shared,
             measurements=(),
+            against="",
         )
         return study._replace(pretraining=own)
 
@@ -136,6 +139,8 @@ class Study(NamedTuple):
         for axis in self.axes:
             if bad := [label for label in axis.values if "/" in label]:
                 raise ValueError(f"axis {axis.name} has the label {bad[0]!r}: labels name folders, leave out the slash")
+        if self.against and not any(self.against in run.overrides for run in self.runs()):
+            raise ValueError(f"against={self.against!r} is a field that no run of the study sets")
         known = {task: dict(flat(config_of(task, self.preset).to_dict())) for task in self.tasks}
         for run in self.runs():
             for field in run.overrides:
@@ -154,6 +159,7 @@ def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> Con
         raise ValueError(f"scale {scale!r} is none of {', '.join(SCALES)}")
     config = ConfigDict({"scale": scale, "title": title, "reproduces": reproduces})
     config.base = base
+    config.against = ""  # a field that the ends of runs are drawn against
     config.measurements = ()  # none besides what a training logs
     config.base.evaluation.instruments = ()  # a study compares losses; the instruments would take most of its time
     return config

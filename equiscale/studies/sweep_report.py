@@ -11,6 +11,7 @@ import numpy as np
 from equiscale.studies import head_report, latents_by_arm, seed_rotation
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
+from equiscale.studies.ends_figure import ends_figure
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
 from equiscale.studies.property_report import properties_figure, properties_table, property_rows
 from equiscale.studies.report import percent_text, save_figure, table, write_csv, write_report
@@ -103,6 +104,8 @@ def write(
         figures["cost"] = cost_figure(arms, study.title)
         if len(arms) <= MOST_PANELS:
             figures["components"] = components_figure(arms, study.title)
+    if study.against:
+        figures["ends"] = ends_figure(study, arms)
     rows = [_last(arm, curve) for arm, curve in arms.items()]
     write_csv(workdir / "results.csv", rows)
     images = {}
@@ -116,6 +119,7 @@ def write(
         "percent": "Percent of the loss from equivariance error",
         "cost": "Loss at equal steps, operations and time",
         "components": "Loss components",
+        "ends": f"Where each arm ended against {study.against}",
     }
     sections = [(headings[name], image) for name, image in images.items()]
     units = "" if len(study.tasks) == 1 else "<p>Losses of different tasks are in units of their own.</p>"

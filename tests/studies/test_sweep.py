@@ -11,7 +11,7 @@ import pytest
 
 from configs import denoise_voxels
 from configs.studies import voxmol_percent, voxmol_properties
-from equiscale.studies import sweep, sweep_report
+from equiscale.studies import ends_figure, sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
 from equiscale.tasks.property_scores import STATISTICS
 from experiments.study import commands_left, config_of, plan, study_of
@@ -193,6 +193,30 @@ def test_tasks_share_a_figure_of_percents_and_none_of_losses(tmp_path):
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [r["percent_reducible"] for r in rows] == ["", "5.0"]
+
+
+def test_ends_are_drawn_against_a_field(tmp_path):
+    """Arms that differ in it alone are one line, and an arm without it is a line of its own."""
+    kinds = {f"wide, {f}": {"model.preset": "cpu_1M", "data.fraction": f} for f in (0.5, 1.0)} | {"all": {}}
+    study = STUDY._replace(axes=(Axis("kind", kinds), one_field("seed", 0, 1)), against="data.fraction")
+    study.check(config_of)
+    assert ends_figure.lines_of(study) == {"wide": {"wide, 0.5": 0.5, "wide, 1.0": 1.0}, "all": {"all": None}}
+    for run in study.runs():
+        write_run(tmp_path / run.name, [row(0, 60.0), row(4, 4.0 if "all" in run.name else 2.0)])
+    found = {run.name: sweep.progress(tmp_path / run.name) for run in study.runs()}
+    page = sweep_report.write(tmp_path, study, found, {}, "the command").read_text()
+    assert "against data.fraction" in page and (tmp_path / "ends.pdf").stat().st_size > 5_000
+    figure = ends_figure.ends_figure(
+        study, sweep_report.by_arm(found, {run.name: study.arm(run) for run in study.runs()})
+    )
+    ax = figure.axes[0]
+    (level,) = (line for line in ax.lines if line.get_label() == "all")
+    (trained,) = (bars.lines[0] for bars in ax.containers if bars.get_label() == "wide")
+    assert list(level.get_ydata()) == [4.0, 4.0] and trained.get_xydata().tolist() == [[0.5, 2.0], [1.0, 2.0]]
+    with pytest.raises(ValueError, match=r"against='noise_sigma' is a field that no run"):
+        study._replace(against="noise_sigma").check(config_of)
+    with pytest.raises(ValueError, match=r"model\.preset='cpu_1M' is no number"):
+        ends_figure.lines_of(study._replace(against="model.preset"))
 
 
 def test_nothing_measured_is_an_error(tmp_path):
