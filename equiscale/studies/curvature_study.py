@@ -122,3 +122,13 @@ def save_curvature(folder: pathlib.Path, label: str, found: Curvature) -> None:
     numbers = {"parameters": found.names, "n_molecules": found.n_molecules}
     numbers |= {part: s.record() for part, s in found.spectra.items()}
     (folder / f"{label}.json").write_text(json.dumps(numbers, indent=2))
+
+
+def load_curvature(folder: pathlib.Path, label: str) -> Curvature:
+    """What `save_curvature` saved. Raises FileNotFoundError where it did not."""
+    about = json.loads((folder / f"{label}.json").read_text())
+    with np.load(folder / f"{label}.npz") as f:
+        spectra = {part: Spectrum.known(f[f"eigenvalues_{part}"], np.finfo(float).eps) for part in ("total", *PARTS)}
+        losses = {name.removeprefix("plane_"): f[name] for name in f.files if name[6:] in spectra}
+        plane = Plane(f["plane_a"], f["plane_b"], losses)
+    return Curvature(spectra, plane, tuple(about["parameters"]), about["n_molecules"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from equiscale.studies import head_report, latents_by_arm, seed_rotation
+from equiscale.studies import curvature_by_arm, head_report, latents_by_arm, seed_rotation
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.ends_figure import ends_figure
@@ -34,7 +34,11 @@ MOST_PANELS = 6
 
 # Of what a study measures of finished runs, by command: (folders of each arm's runs, the file that each left) -> a
 # heading and a body of HTML for each section.
-SECTIONS = {"assess": seed_rotation.sections, "latents": latents_by_arm.sections}
+SECTIONS = {
+    "assess": seed_rotation.sections,
+    "latents": latents_by_arm.sections,
+    "spectrum": curvature_by_arm.sections,
+}
 
 
 def mean_curve(curves: Sequence[Rows]) -> list[dict[str, Any]]:

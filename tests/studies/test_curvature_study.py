@@ -7,6 +7,7 @@ import pytest
 import equiscale as es
 from equiscale.parameters import insert, select
 from equiscale.spectrum import Spectrum
+from equiscale.studies import curvature_by_arm
 from equiscale.studies import curvature_study as study
 from equiscale.studies import instrument_figures as figures
 from equiscale.tasks.task import first_of
@@ -46,9 +47,14 @@ def test_densities_count_the_eigenvalues_of_the_dense_hessians(trained, measured
 def test_files_give_back_what_was_saved_and_figures_are_drawn(trained, measured, tmp_path):
     task, params = trained
     study.save_curvature(tmp_path, "cube-0", measured)
-    with np.load(tmp_path / "cube-0.npz") as saved:
-        np.testing.assert_array_equal(saved["eigenvalues_mean"], measured.spectra["mean"].eigenvalues)
-    assert "condition_is_noise" in (tmp_path / "cube-0.json").read_text()
+    saved = study.load_curvature(tmp_path, "cube-0")
+    assert saved.names == measured.names and saved.n_molecules == measured.n_molecules
+    assert set(saved.spectra) == set(measured.spectra) and set(saved.plane.losses) == set(measured.plane.losses)
+    assert saved.spectra["mean"].record() == measured.spectra["mean"].record()
+    np.testing.assert_array_equal(saved.plane.losses["equiv"], measured.plane.losses["equiv"])
+    said = curvature_by_arm.sections(tmp_path, {"one": [tmp_path], "two": [tmp_path] * 2}, "cube-0.json")
+    assert "two, run 2" in said[0][1] and f"{saved.spectra['equiv'].condition_above_noise:.2g}" in said[0][1]
+    assert len((tmp_path / "curvature.csv").read_text().splitlines()) == 1 + 3 * 2
     density = study.densities(task, params, only="norm/*", n_molecules=1, n_probes=2, n_steps=3)
     study.save_densities(tmp_path / "density.npz", density)
     again = study.load_densities(tmp_path / "density.npz")
