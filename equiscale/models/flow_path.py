@@ -1,0 +1,72 @@
+"""Flow matching along straight lines from noise to data, with Proteina's times and weights (arXiv 2503.00710).
+
+    x_t = (1 - t) x_0 + t x_1,   x_0 ~ N(0, 1) less its mean over residues,   velocity x_1 - x_0 = (x_1 - x_t) / (1 - t)
+
+Lengths are in nm, in which centred chains and the noise are of one size. Chains are `[batch, n, 3]` with a mask
+`[batch, n]`; times are `[batch]`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from equiscale.matrix_fisher import mean_rotation
+
+Chains = Float[Array, "batch n 3"]
+Times = Float[Array, " batch"]
+UNIFORM = 0.02  # of the times in training are uniform
+POWER = 1.9  # the others are Beta(1.9, 1)
+
+
+def draw_times(key: PRNGKeyArray, n: int) -> Times:
+    """Times of training: Beta(1.9, 1), whose distribution function is t^1.9, and a few uniform ones."""
+    which, at = jax.random.split(key)
+    u = jax.random.uniform(at, (n,))
+    return jnp.where(jax.random.uniform(which, (n,)) < UNIFORM, u, u ** (1 / POWER))
+
+
+def interpolate(noise: Chains, clean: Chains, t: Times) -> Chains:
+    t = t[:, None, None]
+    return (1 - t) * noise + t * clean
+
+
+def to_velocity(clean: Chains, x: Chains, t: Times) -> Chains:
+    """The velocity at x whose end is `clean`; t below 1."""
+    return (clean - x) / (1 - t[:, None, None])
+
+
+def to_clean(velocity: Chains, x: Chains, t: Times) -> Chains:
+    """Where a straight line from x with that velocity ends."""
+    return x + (1 - t[:, None, None]) * velocity
+
+
+def weight(t: Times) -> Times:
+    """Of squared errors of velocities in the training loss: 1 but for the last 0.3 % of times, where it falls to 0."""
+    return jnp.square(1 - t) / (jnp.square(1 - t) + 1e-5)
+
+
+def mean_square(error: Chains, mask: Bool[Array, "batch n"]) -> Float[Array, " batch"]:
+    """Per coordinate of the residues of each chain."""
+    squares = jnp.where(mask[..., None], jnp.square(error), 0).sum((1, 2))
+    return squares / (3 * jnp.maximum(mask.sum(1), 1))
+
+
+def turned_mean(clean: Chains, x: Chains, t: Times) -> Chains:
+    """E[R x_1 | x_t]: the mean of a known chain x_1 over the ways it may be turned, given what is seen of it at x.
+
+    The posterior over R is the matrix-Fisher distribution of F = t / (1 - t)^2 sum_i x_i x_1i^T: zero at t = 0, x's own
+    orientation near t = 1. What a model is to be taught in the place of the turned chain: the same on average, with
+    less variance (Rao and Blackwell). Padding of `clean` is 0.
+    """
+    evidence = jnp.einsum("bni,bnj->bij", x, clean, precision="highest") * (t / jnp.square(1 - t))[:, None, None]
+    return jnp.einsum("bij,bnj->bni", mean_rotation(evidence), clean, precision="highest")
+
+
+def lost_to_rotation(clean: Chains, x: Chains, t: Times, mask: Bool[Array, "batch n"]) -> Float[Array, " batch"]:
+    """Mean square per coordinate of velocities that is left to a model that knows the chain, but not how it is turned.
+
+    E |R x_1 - E R x_1|^2 = |x_1|^2 - |E R x_1|^2, over (1 - t)^2. No model can be better; not knowing the chain either,
+    it will be worse.
+    """
+    of_mean = mean_square(turned_mean(clean, x, t), mask)
+    return (mean_square(clean, mask) - of_mean) / jnp.square(1 - t)
