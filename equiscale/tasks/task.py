@@ -71,7 +71,8 @@ class Task(NamedTuple):
     `train` holds the training examples, one set a shape bucket: arrays, which are kept on the devices, or `Streamed`.
     `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
     `validation` batches, always the same for the same batch. Parameters whose paths match `frozen` stay as they are
-    from the start. `scores` are instruments of the task's own.
+    from the start. `scores` are instruments of the task's own. With `clusters`, labels of the training examples set by
+    set, an epoch takes one random member of every cluster.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Task(NamedTuple):
     latent: Latent | None = None  # where the model has one that is worth a look
     frozen: str = ""
     scores: Mapping[str, Score] = MappingProxyType({})
+    clusters: Sequence[np.ndarray] | None = None
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""

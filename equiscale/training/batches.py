@@ -25,12 +25,20 @@ class Drawn(NamedTuple):
     indices: np.ndarray
 
 
-def make_draw(key: PRNGKeyArray, sizes: Sequence[int], batch_size: int) -> Callable[[int], Drawn]:
+def make_draw(
+    key: PRNGKeyArray, sizes: Sequence[int], batch_size: int, clusters: Sequence[np.ndarray] | None = None
+) -> Callable[[int], Drawn]:
     """`step -> Drawn` for sets of these sizes; a batch comes from one set.
 
     An epoch goes through every set once, in whole batches of a new order, the sets' batches mixed. What does not fill
-    a batch is left out of the epoch; a set smaller than a batch is repeated within it.
+    a batch is left out of the epoch; a set smaller than a batch is repeated within it. With `clusters`, a label of each
+    example of each set, an epoch takes one random member of every cluster in the place of all.
     """
+    if clusters is None:
+        orders_of = [functools.partial(jax.random.permutation, x=n) for n in sizes]
+    else:
+        orders_of = [_members(labels) for labels in clusters]
+        sizes = [len(np.unique(labels)) for labels in clusters]
     per_set = [max(n // batch_size, 1) for n in sizes]
     per_epoch = sum(per_set)
 
@@ -39,11 +47,11 @@ def make_draw(key: PRNGKeyArray, sizes: Sequence[int], batch_size: int) -> Calla
         with _on_host():
             of_epoch = jax.random.fold_in(key, number)
             if len(sizes) == 1:
-                orders, sets = [jax.random.permutation(of_epoch, sizes[0])], np.zeros(per_epoch, int)
+                orders, sets = [orders_of[0](of_epoch)], np.zeros(per_epoch, int)
             else:
                 of_sets, of_mixing = jax.random.split(of_epoch)
                 keys = jax.random.split(of_sets, len(sizes))
-                orders = [jax.random.permutation(k, n) for k, n in zip(keys, sizes, strict=True)]
+                orders = [order(k) for order, k in zip(orders_of, keys, strict=True)]
                 sets = jax.random.permutation(of_mixing, np.repeat(np.arange(len(sizes)), per_set))
             sets = np.asarray(sets)
         turn = np.zeros(per_epoch, int)  # of each batch within its set
@@ -59,6 +67,17 @@ def make_draw(key: PRNGKeyArray, sizes: Sequence[int], batch_size: int) -> Calla
         return Drawn(bucket, orders[bucket][rows])
 
     return draw
+
+
+def _members(labels: np.ndarray) -> Callable[[PRNGKeyArray], np.ndarray]:
+    """An order of one random member of every cluster."""
+
+    def order(key: PRNGKeyArray) -> np.ndarray:
+        shuffled = np.asarray(jax.random.permutation(key, len(labels)))
+        _, first = np.unique(labels[shuffled], return_index=True)  # the first of each cluster that comes
+        return shuffled[np.sort(first)]
+
+    return order
 
 
 def _on_host():
@@ -82,13 +101,25 @@ class Feed(NamedTuple):
     rows: Callable[[Any], Rows]
 
 
-def make_feed(sets: Sequence[Rows | Streamed], key: PRNGKeyArray, batch_size: int, mesh: Mesh) -> Feed:
-    """The feed of a task's training sets. Raises ValueError without any, ImportError where streaming needs grain."""
+def make_feed(
+    sets: Sequence[Rows | Streamed],
+    key: PRNGKeyArray,
+    batch_size: int,
+    mesh: Mesh,
+    clusters: Sequence[np.ndarray] | None = None,
+) -> Feed:
+    """The feed of a task's training sets, `clusters` as for `make_draw`.
+
+    Raises ValueError without any set and for clusters of other sizes, ImportError where streaming needs grain.
+    """
     if not sets or not all(map(size_of, sets)):
         raise ValueError(
             f"training sets of {[size_of(s) for s in sets]} examples: give at least one, none of them empty"
         )
-    draw = make_draw(key, [size_of(s) for s in sets], batch_size)
+    sizes = [size_of(s) for s in sets]
+    if clusters is not None and [len(labels) for labels in clusters] != sizes:
+        raise ValueError(f"clusters of {[len(c) for c in clusters]} examples for sets of {sizes}: label every example")
+    draw = make_draw(key, sizes, batch_size, clusters)
     streamed = [isinstance(s, Streamed) for s in sets]
     if any(streamed) and not all(streamed):
         raise ValueError("some training sets are streamed and some are not: give all of one kind")

@@ -149,7 +149,7 @@ def compile_program(task: Task, settings: Settings, mesh: Mesh) -> Program:
 
     layout = state_shardings(jax.eval_shape(init, keys["init"]), mesh, fsdp=settings.fsdp)
     state = jax.jit(init, out_shardings=layout)(keys["init"])
-    feed = make_feed(task.train, keys["order"], settings.batch_size, mesh)
+    feed = make_feed(task.train, keys["order"], settings.batch_size, mesh, task.clusters)
     update = make_update(task, optimizer, settings, mesh)
     jitted = jax.jit(
         lambda state, given: update(state, feed.rows(given)), donate_argnums=0, out_shardings=(layout, None)

@@ -45,6 +45,20 @@ def test_sets_mix_within_an_epoch():
     assert 0 < sum(buckets[:20]) < 20 and sum(buckets) == 20
 
 
+def test_an_epoch_takes_one_member_of_every_cluster():
+    labels = np.array([5, 2, 2, 9, 2, 5, 7, 9])
+    draw = make_draw(jax.random.key(0), [8], 2, [labels])
+    members = []
+    for epoch in range(30):
+        rows = np.concatenate([draw(2 * epoch + i).indices for i in range(2)])
+        assert sorted(labels[rows]) == [2, 5, 7, 9]
+        members.append(rows)
+    assert {tuple(sorted(rows)) for rows in members} > {(0, 1, 3, 6)}, "in time, every member"
+    assert len(set(np.concatenate(members))) == 8 and len({tuple(labels[rows]) for rows in members}) > 10
+    with pytest.raises(ValueError, match=r"clusters of \[8\] examples for sets of \[7\]"):
+        make_feed([np.zeros(7)], jax.random.key(0), 2, make_mesh(), [labels])
+
+
 def test_a_stream_reads_ahead_of_the_step_and_each_batch_once():
     read = []
 
