@@ -15,12 +15,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
 import equiscale as es
 from equiscale.data.molecules import SYMBOLS
-from equiscale.data.voxels import Grid, centre
+from equiscale.data.point_noise import noise
+from equiscale.data.voxels import Grid
 from equiscale.models.point_transformer import PRESETS, PointTransformer
 from equiscale.tasks.augmentations import augment
 from equiscale.tasks.measure_names import parse_measure
@@ -42,20 +43,6 @@ def element_classes(grid: Grid, species: Int[Array, "n atoms"]) -> Int[Array, "n
     table = np.zeros(len(SYMBOLS), np.int32)
     table[list(grid.numbers)] = np.arange(len(grid.numbers)) + 1
     return jnp.asarray(table)[species]
-
-
-def noise(key: PRNGKeyArray, ids: Int[Array, " n"], real: Bool[Array, "n atoms"], *, centred: bool) -> Positions:
-    """Standard normal on real atoms, without its mean over them where `centred`; 0 on padding.
-
-    An atom's noise is drawn by its molecule's id and its own place: the same in any batch, however padded.
-    """
-
-    def of_molecule(i):
-        keys = jax.vmap(lambda a: jax.random.fold_in(jax.random.fold_in(key, i), a))(jnp.arange(real.shape[1]))
-        return jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
-
-    eps = jnp.where(real[..., None], jax.vmap(of_molecule)(ids), 0)
-    return centre(eps, real) if centred else eps
 
 
 def lost_to_rotation(clean: Positions, real: Bool[Array, "n atoms"], sigma: float) -> Float[Array, " n"]:

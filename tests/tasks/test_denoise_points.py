@@ -6,6 +6,7 @@ import pytest
 import equiscale as es
 from configs import denoise_points, denoise_voxels
 from equiscale.data.molecules import from_records
+from equiscale.data.point_noise import noise
 from equiscale.data.voxels import Grid
 from equiscale.models.point_transformer import PointTransformer
 from equiscale.rotations import exp_rotation, infinitesimal_rotations
@@ -99,12 +100,12 @@ def test_training_and_evaluation_share_their_loss():
 
 def test_noise_follows_the_atom_whatever_the_batch_and_the_padding():
     real = jnp.arange(6) < jnp.array([[6], [4], [5], [6]])
-    whole = task_module.noise(jax.random.key(0), jnp.arange(4), real, centred=True)
+    whole = noise(jax.random.key(0), jnp.arange(4), real, centred=True)
     wider = jnp.pad(real[1:3], ((0, 0), (0, 3)))
-    part = task_module.noise(jax.random.key(0), jnp.array([1, 2]), wider, centred=True)
+    part = noise(jax.random.key(0), jnp.array([1, 2]), wider, centred=True)
     np.testing.assert_allclose(part[:, :6], whole[1:3], atol=1e-6)
     assert jnp.all(whole[~real] == 0) and jnp.abs(whole.sum(1)).max() < 1e-5
-    plain = task_module.noise(jax.random.key(0), jnp.arange(4000), jnp.ones((4000, 4), bool), centred=False)
+    plain = noise(jax.random.key(0), jnp.arange(4000), jnp.ones((4000, 4), bool), centred=False)
     np.testing.assert_allclose([plain.mean(), plain.std()], [0, 1], atol=0.02)
     assert jnp.abs(plain.sum(1)).max() > 1
 
