@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from equiscale.matrix_fisher import log_normaliser, mean_rotation, mean_values, proper_svd
+from equiscale.matrix_fisher import (
+    log_normaliser,
+    lost_to_rotation,
+    mean_rotation,
+    mean_values,
+    proper_svd,
+    turned_mean,
+)
 from equiscale.rotations import random_rotation
 
 
@@ -60,6 +67,20 @@ def test_on_a_line_the_turn_about_it_stays_unknown():
     for s in (0.5, 5.0, 5e3):
         found = mean_rotation(jnp.diag(jnp.array([s, 0.0, 0.0])))
         np.testing.assert_allclose(found, np.diag([1 / np.tanh(s) - 1 / s, 0, 0]), atol=2e-6)
+
+
+def test_little_noise_hides_in_the_directions_of_turns():
+    """r s^2: three for a shape, two for atoms on a line, none for an atom at the centre; float32 to the last digits."""
+    shape = np.random.default_rng(1).normal(size=(3, 3))
+    structures = np.stack([shape - shape.mean(0), [[-1.0, 0, 0], [0, 0, 0], [1, 0, 0]], np.zeros((3, 3))])
+    for sigma in (1e-2, 1e-3):
+        found = lost_to_rotation(*(jnp.asarray(structures, jnp.float32),) * 2, 1 / sigma**2)
+        np.testing.assert_allclose(found, np.array([3, 2, 0]) * sigma**2, rtol=2e-3)
+    with jax.enable_x64(True):
+        clean = jnp.asarray(structures)
+        mean = turned_mean(clean, 0.3 * clean, 4.0)
+        expected = jnp.square(clean).sum((1, 2)) - jnp.square(mean).sum((1, 2))
+        np.testing.assert_allclose(lost_to_rotation(clean, 0.3 * clean, 4.0), expected, atol=1e-12)
 
 
 def test_it_turns_with_what_it_is_given():

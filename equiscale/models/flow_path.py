@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from equiscale.matrix_fisher import mean_rotation
+from equiscale import matrix_fisher
 
 Chains = Float[Array, "batch n 3"]
 Times = Float[Array, " batch"]
@@ -54,19 +54,16 @@ def mean_square(error: Chains, mask: Bool[Array, "batch n"]) -> Float[Array, " b
 def turned_mean(clean: Chains, x: Chains, t: Times) -> Chains:
     """E[R x_1 | x_t]: the mean of a known chain x_1 over the ways it may be turned, given what is seen of it at x.
 
-    The posterior over R is the matrix-Fisher distribution of F = t / (1 - t)^2 sum_i x_i x_1i^T: zero at t = 0, x's own
-    orientation near t = 1. What a model is to be taught in the place of the turned chain: the same on average, with
-    less variance (Rao and Blackwell). Padding of `clean` is 0.
+    Zero at t = 0, x's own orientation near t = 1. What a model is to be taught in the place of the turned chain: the
+    same on average, with less variance (Rao and Blackwell). Padding of `clean` is 0.
     """
-    evidence = jnp.einsum("bni,bnj->bij", x, clean, precision="highest") * (t / jnp.square(1 - t))[:, None, None]
-    return jnp.einsum("bij,bnj->bni", mean_rotation(evidence), clean, precision="highest")
+    return matrix_fisher.turned_mean(clean, x, t / jnp.square(1 - t))
 
 
 def lost_to_rotation(clean: Chains, x: Chains, t: Times, mask: Bool[Array, "batch n"]) -> Float[Array, " batch"]:
     """Mean square per coordinate of velocities that is left to a model that knows the chain, but not how it is turned.
 
-    E |R x_1 - E R x_1|^2 = |x_1|^2 - |E R x_1|^2, over (1 - t)^2. No model can be better; not knowing the chain either,
-    it will be worse.
+    No model can be better; not knowing the chain either, it will be worse.
     """
-    of_mean = mean_square(turned_mean(clean, x, t), mask)
-    return (mean_square(clean, mask) - of_mean) / jnp.square(1 - t)
+    lost = matrix_fisher.lost_to_rotation(clean, x, t / jnp.square(1 - t))
+    return lost / jnp.square(1 - t) / (3 * jnp.maximum(mask.sum(1), 1))

@@ -22,6 +22,7 @@ import equiscale as es
 from equiscale.data.molecules import SYMBOLS
 from equiscale.data.point_noise import noise
 from equiscale.data.voxels import Grid
+from equiscale.matrix_fisher import lost_to_rotation
 from equiscale.models.point_transformer import PRESETS, PointTransformer
 from equiscale.tasks.augmentations import augment
 from equiscale.tasks.measure_names import parse_measure
@@ -43,18 +44,6 @@ def element_classes(grid: Grid, species: Int[Array, "n atoms"]) -> Int[Array, "n
     table = np.zeros(len(SYMBOLS), np.int32)
     table[list(grid.numbers)] = np.arange(len(grid.numbers)) + 1
     return jnp.asarray(table)[species]
-
-
-def lost_to_rotation(clean: Positions, real: Bool[Array, "n atoms"], sigma: float) -> Float[Array, " n"]:
-    """Squared error per coordinate of a denoiser that knows each molecule's shape exactly, but not how it is turned.
-
-    To first order in sigma over the molecule's size: the noise along the directions in which a turn moves the atoms
-    cannot be told from a turn, so that sigma^2 r / (3 atoms) stays, with r = 3 such directions (2 for a molecule on a
-    line, 0 for an atom). Those count about which a turn by 1 radian would move the atoms by more than the noise.
-    """
-    second = jnp.einsum("nai,naj->nij", clean, clean, precision=jax.lax.Precision.HIGHEST)
-    inertia = jnp.trace(second, axis1=1, axis2=2)[:, None] - jnp.linalg.eigvalsh(second)
-    return sigma**2 * (inertia > sigma**2).sum(-1) / (3 * real.sum(-1))
 
 
 def mean_square(error: Positions, real: Bool[Array, "n atoms"]) -> Float[Array, ""]:
@@ -108,7 +97,8 @@ def make_task(
     def pair(batch: Structures) -> Pair:
         clean, real = batch.positions, batch.species > 0
         x = noisy(clean, batch.species, validation_noise, batch.ids)
-        return Pair(x, clean, batch.weight, real, lost_to_rotation(clean, real, noise_sigma))
+        lost = lost_to_rotation(clean, x.positions, 1 / noise_sigma**2)
+        return Pair(x, clean, batch.weight, real, lost / (3 * real.sum(1)))
 
     return Task(
         name=f"denoise points, augmentation {augmentation}",

@@ -9,7 +9,6 @@ from equiscale.data.molecules import from_records
 from equiscale.data.point_noise import noise
 from equiscale.data.voxels import Grid
 from equiscale.models.point_transformer import PointTransformer
-from equiscale.rotations import exp_rotation, infinitesimal_rotations
 from equiscale.tasks import denoise_points as task_module
 from equiscale.tasks import denoise_voxels as voxel_module
 from equiscale.tasks.augmentations import AUGMENTATIONS
@@ -122,36 +121,6 @@ def test_augmentation_turns_input_and_target_together(name):
     np.testing.assert_allclose(before @ before.T, after @ after.T, atol=1e-4)
     moved = jnp.abs(clean[0][real].mean(0)).max()
     assert (1e-3 < moved < 0.5) if name == "cube" else moved < 1e-5
-
-
-def test_what_rotation_hides_is_what_the_best_denoiser_leaves():
-    """The posterior mean over turns of a known shape, by importance sampling: its error is sigma^2 r / (3 atoms)."""
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3)) * 2, jnp.float32)
-    x = x - x.mean(0)
-    sigma, n = 0.1, 20_000
-    angles = 0.3 * sigma * jax.random.normal(jax.random.key(0), (n, 3))
-    axes = jnp.asarray(infinitesimal_rotations(), jnp.float32)
-    turned = jnp.einsum("nij,aj->nai", jax.vmap(exp_rotation)(jnp.einsum("na,aij->nij", angles, axes)), x)
-    proposal = -jnp.square(angles / (0.3 * sigma)).sum(-1) / 2
-
-    @jax.jit
-    def error(key):
-        y = x + sigma * jax.random.normal(key, x.shape)
-        log_weight = -jnp.square(y - turned).sum((1, 2)) / (2 * sigma**2) - proposal
-        return jnp.square(jnp.tensordot(jax.nn.softmax(log_weight), turned, 1) - x).mean()
-
-    found = jax.lax.map(error, jax.random.split(jax.random.key(1), 400))
-    expected = task_module.lost_to_rotation(x[None], jnp.ones((1, 6), bool), sigma)[0]
-    assert expected == pytest.approx(sigma**2 / 6)
-    assert jnp.abs(found.mean() - expected) < 4 * found.std() / 20
-
-
-def test_lines_and_single_atoms_hide_less():
-    line = jnp.array([[-1.0, 0, 0], [0, 0, 0], [1, 0, 0]])
-    atom = jnp.zeros((3, 3))
-    real = jnp.array([[True] * 3, [True, False, False]])
-    found = task_module.lost_to_rotation(jnp.stack([line, atom]), real, 0.1)
-    np.testing.assert_allclose(found, [0.01 * 2 / 9, 0], rtol=1e-6)
 
 
 def test_elements_are_places_in_the_list():
