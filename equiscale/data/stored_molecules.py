@@ -163,7 +163,7 @@ def split_compounds(molecules: StoredMolecules, validation: float, seed: int) ->
 def split_labels(
     labels: Int[np.ndarray, " n"], validation: float, seed: int, what: str, groups: str, hint: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`split_compounds` by one uint64 label per row; for errors `what` the rows and their `groups` are, and a `hint`."""
+    """`split_compounds` by one uint64 label per row; for errors `what` the rows and `groups` are, and a `hint`."""
     if not 0 < validation < 1:
         raise ValueError(f"validation={validation}: give a fraction between 0 and 1")
     held_out = _mixed(labels, seed) < validation * 2.0**64
