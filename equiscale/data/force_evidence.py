@@ -17,6 +17,7 @@ import numpy as np
 
 from equiscale.data.force_frames import ForceFrames, evenly
 from equiscale.data.readers import import_ase
+from equiscale.data.superposition import turns
 
 # Stretching force constants in eV/angstrom^2 of hydrogen on B, C, N, O, Si, P, S (spectroscopy, rounded).
 STIFFNESS = {5: 22.0, 6: 31.0, 7: 41.0, 8: 48.0, 14: 17.0, 15: 20.0, 16: 25.0}
@@ -151,7 +152,7 @@ def _near(frames: ForceFrames, rows: np.ndarray, angstrom: float, most: int) -> 
         move = moved.reshape(first.shape)
     else:
         first, second = first - first.mean(1, keepdims=True), second - second.mean(1, keepdims=True)
-        turn = _turns(first, second)
+        turn = turns(first, second)
         move, others = second @ turn - first, others @ turn
     path = np.sqrt(np.sum(move**2, axis=(1, 2))) * angstrom
     counted = np.flatnonzero(path > SHORTEST * np.sqrt(n))
@@ -187,13 +188,6 @@ def rigidity(near: Pairs) -> Measured:
     if len(near.path) < 10 or not near.change.any():
         return Measured(None, f"{len(near.path)} pairs of near frames of one molecule, fewer than 10")
     return Measured(float(np.median(near.change / near.path)), f"{len(near.path)} pairs of near frames")
-
-
-def _turns(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Rotations [m, 3, 3] that bring centred frames `second` [m, n, 3] nearest to `first` (Kabsch)."""
-    u, _, v = np.linalg.svd(np.swapaxes(second, 1, 2) @ first)
-    u[:, :, 2] *= np.linalg.det(u @ v)[:, None]
-    return u @ v
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

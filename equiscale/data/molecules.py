@@ -125,7 +125,7 @@ class BadMolecule(ValueError):
         self.reason = reason
 
     def __reduce__(self):  # exceptions are pickled by one argument otherwise
-        return BadMolecule, (self.reason, str(self))
+        return type(self), (self.reason, str(self))
 
 
 def from_records(records: Iterable[Record], source: str, max_atoms: int | None = None) -> Molecules:
@@ -272,11 +272,17 @@ def split(
 
     Raises ValueError unless both sides get a row.
     """
-    if not 0 < validation < 1:
-        raise ValueError(f"validation={validation}: give a fraction between 0 and 1")
-    labels = [str(g) for g in (canonical_smiles(molecules.names) if groups is None else groups)]
+    labels = canonical_smiles(molecules.names) if groups is None else groups
     if len(labels) != len(molecules):
         raise ValueError(f"{len(labels)} groups for {len(molecules)} molecules: give one each")
+    return split_groups(labels, validation, seed, "molecules")
+
+
+def split_groups(groups: Sequence[Hashable], validation: float, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """`split` by one label per row; `what` the rows are, for errors."""
+    if not 0 < validation < 1:
+        raise ValueError(f"validation={validation}: give a fraction between 0 and 1")
+    labels = [str(group) for group in groups]
     sizes = collections.Counter(labels)
     wanted, taken, held_out = max(1, round(validation * len(labels))), 0, set()
     for label in sorted(sizes, key=lambda g: hashlib.sha256(f"{seed} {g}".encode()).digest()):
@@ -287,7 +293,7 @@ def split(
     is_validation = np.array([label in held_out for label in labels], bool)
     if not 0 < taken < len(labels):
         raise ValueError(
-            f"{len(labels)} molecules in {len(sizes)} groups leave none to train on at "
-            f"validation={validation}: add molecules or lower the fraction"
+            f"{len(labels)} {what} in {len(sizes)} groups leave none to train on at "
+            f"validation={validation}: add {what} or lower the fraction"
         )
     return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)

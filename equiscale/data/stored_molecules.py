@@ -156,14 +156,21 @@ def split_compounds(molecules: StoredMolecules, validation: float, seed: int) ->
     compound's side depends on another's, so that sets can grow.
     Raises ValueError for a fraction out of range, or where either side stays empty.
     """
+    hint = "; frames of one compound split as compounds of their own if written so"
+    return split_labels(molecules.compounds, validation, seed, "molecules", "compounds", hint)
+
+
+def split_labels(
+    labels: Int[np.ndarray, " n"], validation: float, seed: int, what: str, groups: str, hint: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """`split_compounds` by one uint64 label per row; for errors `what` the rows and `groups` are, and a `hint`."""
     if not 0 < validation < 1:
         raise ValueError(f"validation={validation}: give a fraction between 0 and 1")
-    held_out = _mixed(molecules.compounds, seed) < validation * 2.0**64
+    held_out = _mixed(labels, seed) < validation * 2.0**64
     if held_out.all() or not held_out.any():
         raise ValueError(
-            f"{len(molecules)} molecules of {len(np.unique(molecules.compounds))} compounds leave none on one side at "
-            f"validation={validation}: add compounds or change the fraction; frames of one compound split as "
-            "compounds of their own if written so"
+            f"{len(labels)} {what} of {len(np.unique(labels))} {groups} leave none on one side at "
+            f"validation={validation}: add {groups} or change the fraction{hint}"
         )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
