@@ -11,22 +11,27 @@ known exactly of every chain (`models.flow_path.lost_to_rotation`), and percents
 import functools
 import operator
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from ml_collections import ConfigDict
 
 import equiscale as es
 from equiscale import actions
+from equiscale.data.chains import Chains
 from equiscale.data.point_noise import noise
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
 from equiscale.models import flow_path as path
 from equiscale.models.flow_pairs import distances
-from equiscale.models.flow_transformer import TURNED, Chain, Flow, FlowTransformer
+from equiscale.models.flow_transformer import PRESETS, TURNED, Chain, Flow, FlowTransformer
 from equiscale.tasks.augmentations import AUGMENTATIONS
+from equiscale.tasks.chain_sets import ChainRows, load
+from equiscale.tasks.measure_names import parse_measure
 from equiscale.tasks.molecule_sets import batches
 from equiscale.tasks.task import Pair, Score, Streamed, Task
 
@@ -37,14 +42,14 @@ LATE = 0.3  # the flow time from which the distogram is learned
 KNOWN_FROM = "a model that knows the chain but not how it is turned"
 
 
-class ChainRows(NamedTuple):
-    """Chains as arrays; `weight` 0 marks padding of the last batch, `ids` seed noise."""
+class FlowExperiment(NamedTuple):
+    """A configured flow with what its report and its use need besides."""
 
-    positions: Float[Array, "n residues 3"]  # nm, centred, 0 on padding
-    index: Int[Array, "n residues"]  # residue numbers from 1 on, 0 on padding
-    breaks: Bool[Array, "n residues"]
-    ids: Int[Array, " n"]
-    weight: Float[Array, " n"]
+    task: Task
+    model: FlowTransformer
+    measured: Chains
+    reports: tuple[str, ...]  # where the data is from and what was left out
+    constants: Mapping[str, Any] = MappingProxyType({})
 
 
 class Noised(NamedTuple):
@@ -199,3 +204,40 @@ def times_record(batches: Sequence[Decomposition], times: Sequence[float]) -> Ma
         row["floor"] = float(d.floor)
         found[f"{t:g}"] = row
     return found
+
+
+def make_model(preset: str, **fields) -> FlowTransformer:
+    """A model by preset name, with single fields overridden. Raises ValueError for an unknown preset."""
+    if preset not in PRESETS:
+        raise ValueError(f"model preset {preset!r} is none of {', '.join(PRESETS)}")
+    return FlowTransformer(**PRESETS[preset] | fields)
+
+
+def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = None) -> FlowExperiment:
+    """The configured task with one of its augmentations. Chains are made in seconds, so that no cache is needed.
+
+    Raises what `make_model`, `parse_measure`, `chain_sets.load` and `make_task` raise.
+    """
+    given = config.model
+    fields: dict[str, Any] = {"rows_at_once": given.rows_at_once or None, "remat": given.remat}
+    fields |= {} if given.update_every < 0 else {"update_every": given.update_every}
+    fields |= {"triangles": True} if given.triangles else {}
+    fields |= {} if given.dtype == "float32" else {"dtype": jnp.dtype(given.dtype)}
+    model, measure = make_model(given.preset, **fields), parse_measure(config.measure)
+    sets = load(config)
+    task = make_task(
+        sets.train,
+        sets.validation,
+        model=model,
+        clusters=sets.clusters,
+        target=config.target,
+        self_conditioning=config.self_conditioning,
+        distogram_weight=config.distogram_weight,
+        augmentation=augmentation,
+        time=config.time,
+        times=config.times,
+        measure=measure,
+        evaluation_batch=config.evaluation.batch_size,
+        seed=config.seed,
+    )
+    return FlowExperiment(task, model, sets.measured, sets.reports)

@@ -102,7 +102,7 @@ def fraction_of(molecules: Molecules | StoredMolecules, fraction: float, seed: i
         return molecules
     n = len(molecules)
     rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(1, round(fraction * n))])
-    return molecules.select(rows) if isinstance(molecules, StoredMolecules) else molecules.subset(rows)
+    return molecules.select(rows) if hasattr(molecules, "select") else molecules.subset(rows)  # on disk, or in memory
 
 
 def structures(molecules: Molecules, labels: Any = ()) -> Structures:
