@@ -133,7 +133,10 @@ def _peptides() -> tuple:
 def _record(name: str, polymer, length: int) -> ChainRecord:
     """The C-alpha of one polymer; `length` residues in its sequence, 0 where the file does not tell."""
     positions, letters, places, kept, changes = [], [], [], [], Counter()
-    sites = [list(group) for _, group in itertools.groupby(polymer, key=lambda residue: str(residue.seqid))]
+    sites = [
+        list(group)
+        for _, group in itertools.groupby(polymer, key=lambda residue: (residue.label_seq, str(residue.seqid)))
+    ]
     for site, residues in enumerate(sites):  # more than one where a place holds different residues in turn
         standard = [r for r in residues if r.name in LETTERS or r.name == "MSE"]
         if not standard:
