@@ -7,8 +7,16 @@ from hypothesis import strategies as st
 
 from equiscale.data.chain_clusters import key, kmer_clusters, read_clusters
 from equiscale.data.chain_crops import crops
-from equiscale.data.chains import BadChain, ChainRecord, Chains, Limits, from_records, from_records_skipping
-from equiscale.data.chains import check_chain, split_chains, unbroken_chains
+from equiscale.data.chains import (
+    BadChain,
+    ChainRecord,
+    Chains,
+    Limits,
+    check_chain,
+    from_records,
+    from_records_skipping,
+    split_chains,
+)
 from equiscale.data.molecules import BadMolecule
 from equiscale.data.stored_chains import open_chains, split_clusters, write_chains
 
@@ -194,7 +202,7 @@ def test_a_set_on_disk_holds_what_was_written(tmp_path):
         record(3, cluster="x"),
     ]
     told = []
-    stored, report = write_chains(tmp_path / "set", records, "test", tell=told.append)
+    _, report = write_chains(tmp_path / "set", records, "test", tell=told.append)
     assert str(report) == "kept 3 of 5: 1 in a damaged file, 1 of 50 residues or fewer" and len(told) == 2
     again = open_chains(tmp_path / "set")
     assert len(again) == 3 and again.n_residues.tolist() == [60, 70, 60]
