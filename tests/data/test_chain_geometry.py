@@ -56,6 +56,9 @@ def test_secondary_structure_of_ideal_elements():
     assert mirrored.any(), "P-SEA's distances are met by a left-handed helix too, so handedness is told apart"
     line = np.arange(20)[:, None] * np.array([[0.38, 0, 0]])
     assert not np.any(G.secondary_structure(line))
+    # Larger by 15 % no distance fits any more, and the angles, which do, tell right from left.
+    assert G.secondary_structure(1.15 * helix(20))[0][1:17].all() and G.secondary_structure(1.15 * strand(12))[1].any()
+    assert not np.any(G.secondary_structure(1.15 * helix(20) * MIRROR))
     for n in (1, 2, 3, 4):
         assert [len(flags) for flags in G.secondary_structure(helix(n))] == [n, n]
 
