@@ -69,7 +69,7 @@ def _pdb(source: Source) -> Iterator[ChainRecord | BadChain]:
     published = any(line.startswith(("HEADER", "SEQRES")) for line in lines)
     half = last.startswith(("ATOM", "HETATM")) and len(last) < 54
     if half or (published and last.strip() != "END"):
-        yield _cut(source, f"{last[:40]!r} where a whole PDB file has END")
+        yield _cut(source, f"{last[:40]!r} where a whole PDB file has the line END")
         return
     yield from _structure(source, lambda: gemmi.read_pdb_string(text))
 
@@ -80,7 +80,7 @@ def _cif(source: Source) -> Iterator[ChainRecord | BadChain]:
     lines = text.rstrip().splitlines()
     # Published files part their tables by a line of "#", and end in one.
     if any(line.strip() == "#" for line in lines[:-1]) and lines[-1].strip() != "#":
-        yield _cut(source, f"{lines[-1][:40]!r} where a whole mmCIF file has '#'")
+        yield _cut(source, f"{lines[-1][:40]!r} where a whole mmCIF file has the line #")
         return
 
     def read():
@@ -92,7 +92,9 @@ def _cif(source: Source) -> Iterator[ChainRecord | BadChain]:
 
 
 def _cut(source: Source, found: str) -> BadChain:
-    return BadChain("in a file cut short", f"{source.where} ends in {found}: get it again; nothing of it is read")
+    return BadChain(
+        "in a file cut short", f"{source.where} ends in {found}: get it again, or add the line if nothing is lost"
+    )
 
 
 def _structure(source: Source, read) -> Iterator[ChainRecord | BadChain]:
@@ -133,7 +135,10 @@ def _peptides() -> tuple:
 def _record(name: str, polymer, length: int) -> ChainRecord:
     """The C-alpha of one polymer; `length` residues in its sequence, 0 where the file does not tell."""
     positions, letters, places, kept, changes = [], [], [], [], Counter()
-    sites = [list(group) for _, group in itertools.groupby(polymer, key=lambda residue: str(residue.seqid))]
+    sites = [
+        list(group)
+        for _, group in itertools.groupby(polymer, key=lambda residue: (residue.label_seq, str(residue.seqid)))
+    ]
     for site, residues in enumerate(sites):  # more than one where a place holds different residues in turn
         standard = [r for r in residues if r.name in LETTERS or r.name == "MSE"]
         if not standard:
