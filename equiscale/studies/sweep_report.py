@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from equiscale.studies import curvature_by_arm, head_report, latents_by_arm, seed_rotation
+from equiscale.studies import (
+    curvature_by_arm,
+    flow_times_report,
+    head_report,
+    latents_by_arm,
+    samples_by_arm,
+    seed_rotation,
+)
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.ends_figure import ends_figure
@@ -38,6 +45,7 @@ SECTIONS = {
     "assess": seed_rotation.sections,
     "latents": latents_by_arm.sections,
     "spectrum": curvature_by_arm.sections,
+    "generate_chains": samples_by_arm.sections,
 }
 
 
@@ -139,6 +147,12 @@ def write(
             first.setdefault(study.arm(run), found[name].rows)
     if first:
         sections.append(head_report.section(workdir, first, study.title))
+    of_times: dict[str, list[Rows]] = {}
+    for name, run in runs.items():
+        if name in found and found[name].rows and all("times" in row for row in found[name].rows):
+            of_times.setdefault(study.arm(run), []).append(found[name].rows)
+    if of_times:
+        sections += flow_times_report.sections(workdir, of_times, study.title)
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:

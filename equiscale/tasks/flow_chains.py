@@ -31,6 +31,7 @@ from equiscale.models.flow_pairs import distances
 from equiscale.models.flow_transformer import PRESETS, TURNED, Chain, Flow, FlowTransformer
 from equiscale.tasks.augmentations import AUGMENTATIONS
 from equiscale.tasks.chain_sets import ChainRows, load
+from equiscale.tasks.gradient_noise import Spread, gradient_spread, spread_record
 from equiscale.tasks.measure_names import parse_measure
 from equiscale.tasks.molecule_sets import batches
 from equiscale.tasks.task import Pair, Score, Streamed, Task
@@ -120,7 +121,7 @@ def make_task(
         noised = noise(noise_key, jnp.arange(n), rows.index > 0, centred=True)
         return Noised(at(rows, noised, path.draw_times(time_key, n)), rows.positions, noised)
 
-    def loss(params, batch: Noised, key: PRNGKeyArray):
+    def loss(params, batch: Noised, key: PRNGKeyArray, target: str = target):
         x, t = batch.x, batch.x.time
 
         def guessed(x: Chain) -> Chain:
@@ -160,6 +161,20 @@ def make_task(
 
         return jax.lax.map(one, jnp.asarray(times, jnp.float32))
 
+    def noise_of_gradients(params, rows: ChainRows) -> dict[str, Spread]:
+        """Of the losses of both targets, over turns, times and noise of the same chains."""
+
+        def of(target):
+            def drawn(params, key):
+                return loss(params, sample(rows, key), key, target)
+
+            return gradient_spread(drawn, params, jax.random.fold_in(element_key, 1))
+
+        return {target: of(target) for target in TARGETS}
+
+    scores = {"times": Score(at_times, functools.partial(times_record, times=times))}
+    if augmentation == "haar":
+        scores["gradient_noise"] = Score(noise_of_gradients, spread_record)
     return Task(
         name=f"flow matching of chains, augmentation {augmentation}",
         init=init,
@@ -172,7 +187,7 @@ def make_task(
         symmetry=symmetry,
         element_key=element_key,
         irreducible_from=KNOWN_FROM,
-        scores={"times": Score(at_times, functools.partial(times_record, times=times))},
+        scores=scores,
         clusters=clusters,
     )
 

@@ -1,5 +1,7 @@
 """Flow matching of chains as a task: its losses, what stays measured at every flow time, and mean targets."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ import equiscale as es
 from equiscale.models import flow_path as path
 from equiscale.models.flow_transformer import PRESETS, Flow, FlowTransformer
 from equiscale.tasks import flow_chains
-from equiscale.tasks.flow_chains import ChainRows, make_task
+from equiscale.tasks.chain_sets import ChainRows
+from equiscale.tasks.flow_chains import make_task
+from equiscale.tasks.gradient_noise import gradient_spread
 
 MEASURE = es.so3.haar(4)
 
@@ -106,6 +110,23 @@ def test_mean_targets_teach_the_same_with_less_noise():
     difference = first - second
     assert (abs(difference.mean(0)) < 4 * difference.std(0) / np.sqrt(len(difference))).all()
     assert (second.var(0) < first.var(0)).all(), "the law of total variance"
+
+
+def test_gradient_noise_is_the_variance_over_draws(monkeypatch):
+    """Of a loss whose gradient is a known random vector: the trace of its covariance, and its mean's square."""
+    scale, mean = jnp.array([1.0, 0.5, 2.0]), jnp.array([3.0, 0.0, 1.0])
+
+    def loss(params, key):
+        return params["a"] @ (mean + scale * jax.random.normal(key, (3,)))
+
+    found = jax.jit(lambda p: gradient_spread(loss, p, jax.random.key(0), 4_000))({"a": jnp.zeros(3)})
+    assert float(found.variance) == pytest.approx(5.25, rel=0.05) and float(found.signal) == pytest.approx(10, rel=0.05)
+    monkeypatch.setattr(flow_chains, "gradient_spread", functools.partial(gradient_spread, draws=2_000))
+    task = make(model=Plain(shift=0.3))
+    spread = jax.jit(task.scores["gradient_noise"].measure)(task.init(jax.random.key(0)), task.validation[0])
+    record = task.scores["gradient_noise"].record([jax.device_get(spread)] * 2)
+    assert record["plain"]["ratio"] == 1 and 0 < record["rao_blackwell"]["ratio"] < 1
+    assert "gradient_noise" not in make(augmentation="none").scores, "mean targets are for turned chains"
 
 
 def test_the_distogram_is_a_cross_entropy_of_distances():

@@ -1,0 +1,100 @@
+"""Equivariance error of flows by flow time, along a study's runs, from the score "times" of their rows."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from equiscale.studies.averages import over_seeds
+from equiscale.studies.figures import COLOURS, Rows, step_axis
+from equiscale.studies.report import save_figure, table, write_csv
+
+MOST_PANELS = 4
+VALUES = ("total", "equiv", "percent", "percent_reducible")
+
+
+def averaged(curves: Sequence[Rows]) -> list[dict[str, Any]]:
+    """One curve of several seeds': by flow time, the means and standard errors of `VALUES` at the steps all have."""
+    steps = sorted(set.intersection(*({row["step"] for row in rows} for rows in curves)))
+    found = []
+    for step in steps:
+        rows = [next(row for row in curve if row["step"] == step) for curve in curves]
+        merged: dict[str, Any] = {"step": step}
+        for t in rows[0]["times"]:
+            of_seeds, values = [row["times"][t] for row in rows], {}
+            for name in VALUES:
+                mean, error = over_seeds([v[name] for v in of_seeds], [v[f"{name}_stderr"] for v in of_seeds])
+                values |= {name: mean, f"{name}_stderr": error}
+            merged[t] = values
+        found.append(merged)
+    return found
+
+
+def along_training(arms: Mapping[str, Rows], title: str) -> Figure:
+    """Percent of the loss at each flow time against the step, a panel an arm; late times are bright."""
+    shown = list(arms.items())[:MOST_PANELS]
+    figure = Figure(figsize=(1.5 + 4.2 * len(shown), 4.4), layout="constrained")
+    for ax, (name, rows) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+        times = [t for t in rows[0] if t != "step"]
+        for t, colour in zip(times, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(times))), strict=True):
+            step = [row["step"] for row in rows]
+            y, error = (np.array([row[t][f"percent{end}"] for row in rows]) for end in ("", "_stderr"))
+            ax.plot(step, y, "o-", color=colour, markersize=3, label=f"t = {t}")
+            ax.fill_between(
+                step, np.maximum(y - 2 * error, y / 10), y + 2 * error, color=colour, alpha=0.12, linewidth=0
+            )
+        step_axis(ax, rows)
+        ax.set_yscale("log")
+        ax.set_title(name, fontsize=10)
+    figure.axes[0].set_ylabel("% of validation loss\nfrom equivariance error")
+    figure.axes[-1].legend(fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def by_time(arms: Mapping[str, Rows], title: str) -> Figure:
+    """At the last step, against the flow time: percent of the loss, and of what is not lost to rotation."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = {"percent": "% of validation loss", "percent_reducible": "% of the loss that rotation does not hide"}
+    for ax, (value, label) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for (name, rows), colour in zip(arms.items(), COLOURS, strict=False):
+            last = {float(t): of for t, of in rows[-1].items() if t != "step"}
+            y, error = (np.array([of[f"{value}{end}"] for of in last.values()]) for end in ("", "_stderr"))
+            bars = [np.minimum(2 * error, 0.9 * np.abs(y)), 2 * error]
+            ax.errorbar(list(last), y, yerr=bars, fmt="o-", color=colour, markersize=4, label=name)
+        ax.set_yscale("log")
+        ax.set_xlabel("flow time (0 is noise, 1 is data)")
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.25)
+        ax.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def sections(workdir: pathlib.Path, runs: Mapping[str, Sequence[Rows]], title: str) -> list[tuple[str, str]]:
+    """Headings and bodies for a report, of each arm's runs; figures and times.csv are written beside it."""
+    arms = {name: averaged(curves) for name, curves in runs.items()}
+    rows = [
+        {"arm": name, "step": row["step"], "time": t, **values}
+        for name, curve in arms.items()
+        for row in curve
+        for t, values in row.items()
+        if t != "step"
+    ]
+    write_csv(workdir / "times.csv", rows)
+    last = {name: curve[-1] for name, curve in arms.items()}
+    times = [t for t in next(iter(last.values())) if t != "step"]
+    lines = [
+        (name, *(f"{row[t]['percent']:.3g} ± {2 * row[t]['percent_stderr']:.1g}" for t in times))
+        for name, row in last.items()
+    ]
+    along = save_figure(along_training(arms, title), workdir / "times_along.png")
+    ends = save_figure(by_time(arms, title), workdir / "times.png")
+    header = ("% of the loss at flow time", *times)
+    return [
+        ("Percent by flow time along training", along),
+        ("Percent by flow time at the end", ends + table(header, lines)),
+    ]
