@@ -15,6 +15,7 @@ from equiscale.tasks import flow_chains
 from equiscale.tasks.chain_sets import ChainRows
 from equiscale.tasks.flow_chains import make_task
 from equiscale.tasks.gradient_noise import gradient_spread
+from tests.training.test_watching import documented, matched
 
 MEASURE = es.so3.haar(4)
 
@@ -84,6 +85,7 @@ def test_every_flow_time_is_measured_as_if_it_were_the_only_one():
     params = task.init(jax.random.key(0))
     found = [jax.jit(task.scores["times"].measure)(params, batch) for batch in task.validation]
     record = task.scores["times"].record(jax.device_get(found))
+    matched({"times": record}, documented())
     assert list(record) == ["0", "0.2", "0.4", "0.6", "0.8", "0.9", "0.95", "0.99"]
     for t in ("0", "0.6", "0.95"):
         row, alone = record[t], make(Plain(shift=0.3), time=float(t))
@@ -125,6 +127,7 @@ def test_gradient_noise_is_the_variance_over_draws(monkeypatch):
     task = make(model=Plain(shift=0.3))
     spread = jax.jit(task.scores["gradient_noise"].measure)(task.init(jax.random.key(0)), task.validation[0])
     record = task.scores["gradient_noise"].record([jax.device_get(spread)] * 2)
+    matched({"gradient_noise": record}, documented())
     assert record["plain"]["ratio"] == 1 and 0 < record["rao_blackwell"]["ratio"] < 1
     assert "gradient_noise" not in make(augmentation="none").scores, "mean targets are for turned chains"
 
