@@ -153,15 +153,15 @@ def model_of(config: ConfigDict) -> nn.Module:
     """
     fields = config.model.to_dict()
     preset, dtype = fields.pop("preset"), fields.pop("dtype")
-    points = fields.pop("points", 0)  # run folders of earlier versions do not say
+    # 0 is the preset's; run folders of earlier versions do not say.
+    numbers = {name: fields.pop(name, 0) for name in ("points", "n_rbf")}
     if preset in MODELS and MODELS[preset][0] is not GraphTransformer:
         usual = {name: GraphTransformer.__dataclass_fields__[name].default for name in fields}
         has = MODELS[preset][0].__dataclass_fields__
         fields = {name: value for name, value in fields.items() if name in has or value != usual[name]}
     if dtype != "float32":
         fields["dtype"] = jnp.dtype(dtype)
-    if points:
-        fields["points"] = points
+    fields |= {name: number for name, number in numbers.items() if number}
     return make_model(preset, cutoff=config.graph.cutoff, **fields)
 
 

@@ -28,7 +28,9 @@ def test_labels_find_their_molecules_by_title_or_file(table):
 
 
 def test_what_a_table_does_not_hold_is_named(table):
-    with pytest.raises(ValueError, match="label gap is energy: give one or three of gap, dip x, dip y, dip z"):
+    with pytest.raises(
+        ValueError, match="label gap is energy: give one, three, six or nine of gap, dip x, dip y, dip z"
+    ):
         read_labels(table, {"gap": ["energy"]})
     with pytest.raises(ValueError, match="give one or three"):
         read_labels(table, {"dipole": ["dip x", "dip y"]})
