@@ -93,7 +93,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     if preset == "smoke":
         config.properties = ("dipole", "quadrupole", "gap")
         config.data.molecules, config.data.max_atoms, config.data.validation = 48, 16, 0.2
-        config.model.preset, config.head.width = "tfn_cpu_0.02M", 8
+        config.model.preset, config.head.width = "cpu_0.02M", 8
         config.training.steps, config.training.batch_size = 4, 4
         config.evaluation.molecules, config.evaluation.batch_size, config.evaluation.points = 6, 4, 3
         config.evaluation.instrument_molecules = 2

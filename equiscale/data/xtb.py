@@ -75,9 +75,11 @@ def quantities(
     positions = positions - positions.mean(axis=0)
     results = [_singlepoint(numbers, positions @ frame.T) for frame in FRAMES]
     energies = results[0].get("orbital-energies") * HARTREE
-    filled = np.count_nonzero(results[0].get("orbital-occupations") > 1)
-    if not 0 < filled < len(energies):
-        raise BadMolecule("without a gap", f"{len(energies)} orbitals, {filled} of them filled: no gap between")
+    occupations = results[0].get("orbital-occupations")
+    filled = np.count_nonzero(occupations > 1)
+    if not 0 < filled < len(energies) or np.abs(occupations - 1).min() < 0.5:
+        told = f"GFN2-xTB at {len(numbers)} atoms, orbitals filled by {occupations.round(2).tolist()}: no gap"
+        raise BadMolecule("without a gap", told)
     homo, lumo = energies[filled - 1], energies[filled]
     quadrupole = from_diagonals(np.stack([result.get("quadrupole")[[0, 2, 5]] for result in results]))
     return {
