@@ -10,8 +10,8 @@
 Reads SDF, MOL, XYZ and extended XYZ (coordinates in angstrom): files, folders of them, gzipped ones, tar archives. Bad
 entries (unknown element, coordinate that is not finite, damaged file) are left out, counted by reason, and the first of
 each reason is shown. Training and validation never share a compound, which by default is a chemical formula. Properties
-and labels are stored with each molecule for predict_properties; those that need bonds take some 20 ms each where the
-title is no SMILES.
+and labels are stored with each molecule for predict_properties and predict_quantities; those that need bonds take some
+20 ms each where the title is no SMILES.
 """
 
 import itertools
@@ -39,7 +39,11 @@ COMPOUNDS = flags.DEFINE_enum(
 
 PROPERTIES = flags.DEFINE_list("properties", [], f"what to compute of each molecule: some of {', '.join(QUANTITIES)}")
 TABLE = flags.DEFINE_string("labels", None, "CSV table whose first column names molecules by title or by file")
-LABELS = flags.DEFINE_multi_string("label", [], "NAME=COLUMN of the table, or NAME=X,Y,Z of a vector; repeated")
+LABELS = flags.DEFINE_multi_string(
+    "label",
+    [],
+    "NAME=COLUMN of the table, NAME=X,Y,Z of a vector, NAME=XX,XY,XZ,YY,YZ,ZZ of a symmetric tensor; repeated",
+)
 
 FRAMES = itertools.count()
 COMPOUND = {

@@ -27,7 +27,14 @@ import pathlib
 import jax
 from absl import app, flags, logging
 
-from equiscale.tasks import denoise_points, denoise_voxels, flow_chains, force_field, predict_properties
+from equiscale.tasks import (
+    denoise_points,
+    denoise_voxels,
+    flow_chains,
+    force_field,
+    predict_properties,
+    predict_quantities,
+)
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run, write_json
@@ -57,6 +64,7 @@ TASKS = {
     "predict_properties": predict_properties,
     "force_field": force_field,
     "flow_chains": flow_chains,
+    "predict_quantities": predict_quantities,
 }
 
 

@@ -44,7 +44,8 @@ class Molecules:
     """n molecules padded to one size.
 
     `positions` float32 [n, max_atoms, 3] in angstrom, `species` int32 [n, max_atoms] atomic numbers
-    with 0 for padding, `names` n SMILES or identifiers, `source` a line on where they come from.
+    with 0 for padding, `names` n SMILES or identifiers, `source` a line on where they come from,
+    `columns` what else is known of each, by name, `[n, ...]`: numbers measured or computed elsewhere.
 
     Raises ValueError when shapes or dtypes disagree. The values themselves are checked by
     `from_records`.
@@ -54,6 +55,7 @@ class Molecules:
     species: np.ndarray
     names: tuple[str, ...]
     source: str
+    columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.species.ndim != 2 or self.positions.shape != (*self.species.shape, 3):
@@ -67,6 +69,11 @@ class Molecules:
             )
         if len(self.names) != len(self.species):
             raise ValueError(f"{len(self.names)} names for {len(self.species)} molecules: give one each")
+        for name, column in self.columns.items():
+            if len(column) != len(self.species):
+                raise ValueError(
+                    f"column {name} has {len(column)} rows for {len(self.species)} molecules: give one each"
+                )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,7 +93,8 @@ class Molecules:
         """
         rows = np.arange(len(self))[np.asarray(indices, dtype=None if len(indices) else int)]
         names = tuple(self.names[i] for i in rows)
-        return Molecules(self.positions[rows], self.species[rows], names, self.source)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return Molecules(self.positions[rows], self.species[rows], names, self.source, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,18 +236,27 @@ def check_record(name, elements, coordinates, max_atoms: int | None = None) -> t
     return numbers, xyz
 
 
+def centred(positions: np.ndarray, species: np.ndarray) -> np.ndarray:
+    """Positions [n, atoms, 3] relative to the unweighted centroid of the real atoms, on the host; padding is at 0."""
+    real = (species > 0)[..., None]
+    centroid = np.where(real, positions, 0).sum(1, keepdims=True) / np.maximum(real.sum(1, keepdims=True), 1)
+    return np.where(real, positions - centroid, 0)
+
+
 def join(parts: Sequence[Molecules]) -> Molecules:
-    """One after the other, padded to the widest; the source is the first's."""
+    """One after the other, padded to the widest; the source is the first's, columns are those that all have."""
     width = max(m.species.shape[1] for m in parts)
 
     def padded(array):
         return np.pad(array, [(0, 0), (0, width - array.shape[1])] + [(0, 0)] * (array.ndim - 2))
 
+    shared = [name for name in parts[0].columns if all(name in m.columns for m in parts)]
     return Molecules(
         np.concatenate([padded(m.positions) for m in parts]),
         np.concatenate([padded(m.species) for m in parts]),
         tuple(name for m in parts for name in m.names),
         parts[0].source,
+        {name: np.concatenate([m.columns[name] for m in parts]) for name in shared},
     )
 
 

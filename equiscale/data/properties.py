@@ -16,10 +16,13 @@ HETERO = (7, 8)  # N and O
 
 
 class Quantity(NamedTuple):
-    """Its unit ("" for a pure number), and whether turning a molecule leaves it alone or turns it, too."""
+    """Its unit ("" for a pure number), and whether turning a molecule leaves it alone or turns it, too.
+
+    A tensor is [3, 3], symmetric and without a trace.
+    """
 
     unit: str
-    kind: Literal["scalar", "vector"]
+    kind: Literal["scalar", "vector", "tensor"]
 
 
 OF_BONDS = {

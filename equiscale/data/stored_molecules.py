@@ -64,10 +64,13 @@ class StoredMolecules:
         return found["positions"], found["species"].astype(np.int32)
 
     def subset(self, indices) -> Molecules:
-        """Those of an index array or a boolean mask, in memory, padded to the longest; named by their row."""
-        rows = np.arange(len(self))[indices]
-        positions, species = self.read(rows, max(self.n_atoms[rows].max(initial=1), 1))
-        return Molecules(positions, species, tuple(f"row {self.rows[i]}" for i in rows), self.source)
+        """Those of an index array or a boolean mask, in memory with their columns, padded to the longest; named by
+        their row.
+        """
+        some = self.select(np.arange(len(self))[indices])
+        rows = np.arange(len(some))
+        positions, species = some.read(rows, max(some.n_atoms.max(initial=1), 1))
+        return Molecules(positions, species, tuple(f"row {i}" for i in some.rows), self.source, some.columns)
 
     def mask(self, keep: Callable[[Molecules], tuple[np.ndarray, Skipped]]) -> tuple[np.ndarray, Skipped]:
         """What a filter of `Molecules` says of all, some at a time: a mask [n] and one report."""

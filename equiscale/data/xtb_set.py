@@ -17,17 +17,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from equiscale.data import nci, xtb
 from equiscale.data.cache import cache_path, random_seed, read_arrays, write_arrays
 from equiscale.data.force_frames import ForceFrames, ForceRecord, from_records
+from equiscale.data.grown import CHUNK, grown
 from equiscale.data.molecules import BadMolecule, Skipped, atomic_number, import_rdkit
 from equiscale.data.thermal import mmff_forces, sample
 
 ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I")  # SPICE's, of neutral molecules
 FORMAT = 1  # part of the cache key: raise it when the same settings come to make other frames
-CHUNK = 8  # compounds in one file
 
 
 def load(
@@ -91,33 +90,10 @@ def _made(
     n_frames: int, folder: Path, settings: dict, processes: int | None, progress: bool
 ) -> tuple[list[ForceRecord], Skipped]:
     """At least `n_frames` frames, or all that the list gives: first what the folder holds, then new ones."""
-    from rdkit import rdBase
-
-    records: list[ForceRecord] = []
-    reasons: collections.Counter[str] = collections.Counter()
-    done = 0
-    with tqdm(total=n_frames, desc="GFN2-xTB", unit="frame", disable=not progress) as bar:
-
-        def take(found: tuple[dict, dict]) -> None:
-            nonlocal done
-            arrays, about = found
-            records.extend(_records(arrays, about["names"]))
-            reasons.update(about["reasons"])
-            done += 1
-            bar.update(min(len(records), n_frames) - bar.n)
-
-        while len(records) < n_frames and (found := read_arrays(folder / f"{done:05}.npz")) is not None:
-            take(found)
-        if len(records) < n_frames:
-            with rdBase.BlockLogs():
-                names = [name for name, _ in nci.compounds(settings, [])]
-            with xtb.workers(processes) as pool:
-                while len(records) < n_frames and done * CHUNK < len(names):
-                    more = -(-(n_frames - len(records)) // (CHUNK * _each(settings)))  # were every compound good
-                    chunks = range(done, min(done + more, -(-len(names) // CHUNK)))
-                    wanted = [(folder / f"{k:05}.npz", names[k * CHUNK : (k + 1) * CHUNK], settings) for k in chunks]
-                    for found in xtb.in_order(pool, _chunk, wanted):
-                        take(found)
+    how = {"each": _each(settings), "processes": processes, "progress": progress, "unit": "frame"}
+    files = grown(n_frames, folder, settings, _chunk, **how)
+    records = [record for arrays, about in files for record in _records(arrays, about["names"])]
+    reasons = sum((collections.Counter(about["reasons"]) for _, about in files), collections.Counter())
     return records, Skipped(len(records), dict(reasons))
 
 

@@ -9,9 +9,11 @@ Without the periodic cell the published code puts around molecules: its images w
 
 from typing import Literal
 
+import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from equiscale import force_algebra
 from equiscale.data.graphs import Graph
@@ -149,6 +151,27 @@ class GraphTransformer(Sized):
             raise ValueError('only forces="direct" have moments; those of forces="gradient" are equivariant always')
         x = self._features(graph)
         return self.force_head(*self.backbone(x, train), x.direction, train)
+
+    def by_degree(self, graph: Graph, *, train: bool = False) -> tuple[Float[Array, "*batch atoms m c"], ...]:
+        """Features of atoms, an entry a degree: for heads as `QuantityHead`.
+
+        Degree 0 are those of the last layer. Of degrees 1 and 2, which the layers do not have, are sums over edges of
+        spherical harmonics times the edges' features, as the force head's moments are; with gradient forces, which need
+        no features of edges, there are none.
+        """
+        x = self._features(graph)
+        atoms, edges = self.backbone(x, train)
+        if edges is None:
+            return (atoms[..., None, :],)
+        irreps = e3nn.Irreps("1o + 2e")
+        # Its own default would compile ten times longer. An empty slot has no direction: all zeros, and so harmonics.
+        how = {"normalize": False, "normalization": "component", "algorithm": ("recursive", "dense", "custom_jvp")}
+        harmonics = e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", x.direction), **how)
+        edges = edges.astype(harmonics.array.dtype)
+        moments = [
+            jnp.einsum("...km,...kc->...mc", chunk[..., 0, :], edges, precision="highest") for chunk in harmonics.chunks
+        ]
+        return (atoms[..., None, :], *moments)
 
     def _features(self, graph: Graph) -> Features:
         return features(graph, self.cutoff, self.n_rbf, self.n_degrees)

@@ -212,6 +212,12 @@ class SphericalTransformer(nn.Module):
             h = layer(h, graph.species, around, train)
         return self.last_norm(h)
 
+    def by_degree(self, graph: Graph, *, train: bool = False) -> tuple[Float[Array, "*batch atoms m c"], ...]:
+        """The last layer's features, an entry a degree: for heads as `QuantityHead`."""
+        check_graph(graph)
+        h = self.atoms(graph, train=train)
+        return tuple(h[..., d * d : (d + 1) ** 2, :] for d in range(self.degree + 1))
+
     def _edges(self, graph: Graph) -> EdgeFeatures:
         direction, distance = edges(graph)
         filled = graph.mask[..., None]

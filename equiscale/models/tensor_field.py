@@ -11,6 +11,7 @@ import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from equiscale.data.graphs import Graph
 from equiscale.models.force_head import Prediction, conservative
@@ -117,6 +118,11 @@ class TensorField(nn.Module):
         vectors = h.chunks[1]
         forces = jnp.einsum("...mc,m->...c", vectors, self.force_out.astype(vectors.dtype), precision="highest")
         return Prediction(self._energy(h, graph), jnp.where(graph.is_atom[..., None], forces, 0))
+
+    def by_degree(self, graph: Graph, *, train: bool = False) -> tuple[Float[Array, "*batch atoms m c"], ...]:
+        """The last layer's features, an entry a degree: for heads as `QuantityHead`."""
+        check_graph(graph)
+        return tuple(jnp.swapaxes(chunk, -1, -2) for chunk in self._features(graph).chunks)
 
     def _features(self, graph: Graph) -> e3nn.IrrepsArray:
         direction, distance = edges(graph)

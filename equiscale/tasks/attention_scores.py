@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from equiscale.models.spherical_transformer import SphericalTransformer
-from equiscale.tasks.force_sets import LabelledGraphs
 from equiscale.tasks.task import Score
 
 SPREAD = "logit_spread"  # what spherical attention leaves in the collection "intermediates"
@@ -23,10 +22,13 @@ class Spread(NamedTuple):
     largest: dict[str, Float[Array, ""]]
 
 
-def attention_score(model: SphericalTransformer) -> Score:
-    """The score "attention" of a model with spherical attention: the standard deviation of its logits over points."""
+def attention_score(model: nn.Module) -> Score:
+    """The score "attention" of a model with spherical attention: the standard deviation of its logits over points.
 
-    def measure(params, rows: LabelledGraphs) -> Spread:
+    Its batches are rows with a `graph` and a `weight`.
+    """
+
+    def measure(params, rows) -> Spread:
         _, left = model.apply({"params": params}, rows.graph, mutable=["intermediates"])
         real = (rows.weight > 0)[:, None] & rows.graph.is_atom
         squares, items, largest = {}, {}, {}

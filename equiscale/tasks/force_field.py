@@ -157,6 +157,7 @@ def model_of(config: ConfigDict) -> nn.Module:
     fields = config.model.to_dict()
     preset, dtype = fields.pop("preset"), fields.pop("dtype")
     spherical = {name: value for name, value in fields.pop("spherical").items() if value is not None}
+    n_rbf = fields.pop("n_rbf", 0)  # of configs that have it; 0: the preset\'s
     if preset in MODELS and MODELS[preset][0] is not GraphTransformer:
         usual = {name: GraphTransformer.__dataclass_fields__[name].default for name in fields}
         has = MODELS[preset][0].__dataclass_fields__
@@ -166,6 +167,7 @@ def model_of(config: ConfigDict) -> nn.Module:
     if spherical and not issubclass(MODELS.get(preset, (SphericalTransformer,))[0], SphericalTransformer):
         raise ValueError(f"model.spherical.{min(spherical)} is set, and model preset {preset!r} is no spherical one")
     fields |= {name: value or None if name in NONE_IS_ZERO else value for name, value in spherical.items()}
+    fields |= {"n_rbf": n_rbf} if n_rbf else {}
     return make_model(preset, cutoff=config.graph.cutoff, **fields)
 
 

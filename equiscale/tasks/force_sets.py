@@ -14,7 +14,7 @@ from equiscale.data.buckets import bucket_lengths, bucket_rows
 from equiscale.data.element_references import Scale, fit_references, fit_scale
 from equiscale.data.force_frames import ForceFrames, evenly, split_frames
 from equiscale.data.graphs import Graph
-from equiscale.data.molecules import SYMBOLS
+from equiscale.data.molecules import SYMBOLS, centred
 from equiscale.data.neighbours import Edges, build
 from equiscale.data.stored_forces import StoredForces, open_forces
 from equiscale.data.stored_molecules import split_compounds
@@ -129,14 +129,11 @@ def graphs(
     `References.total` raise.
     """
     species = frames.species[:, :width]
-    real = species > 0
-    positions = frames.positions[:, :width]
-    centroid = positions.sum(1, keepdims=True) / np.maximum(real.sum(1), 1)[:, None, None]
-    centred = np.where(real[..., None], positions - centroid, 0).astype(np.float32)
+    positions = centred(frames.positions[:, :width], species).astype(np.float32)
     periodic = {"cell": frames.cell, "periodic": frames.pbc} if frames.cell is not None else {}
-    graph, edges = build(centred, species, k=k, cutoff=cutoff, **periodic, names=frames.groups)
+    graph, edges = build(positions, species, k=k, cutoff=cutoff, **periodic, names=frames.groups)
     energies = scale.energies(frames.energies, species).astype(np.float32)
-    counted = real & ~frames.fixed[:, :width]
+    counted = (species > 0) & ~frames.fixed[:, :width]
     ones = np.ones(len(frames), np.float32)
     return LabelledGraphs(graph, energies, scale.forces(frames.forces[:, :width]), counted, ones), edges
 

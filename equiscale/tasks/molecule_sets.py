@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from equiscale.data import nci
 from equiscale.data.buckets import bucket_lengths, bucket_rows
-from equiscale.data.molecules import Molecules, split
+from equiscale.data.molecules import Molecules, centred, split
 from equiscale.data.stored_molecules import StoredMolecules, open_molecules, split_compounds
 from equiscale.data.voxels import Grid, centre, check_fits
 from equiscale.tasks.task import Rows, Streamed, Task
@@ -31,7 +31,9 @@ class Structures(NamedTuple):
 
 
 class MoleculeSplit(NamedTuple):
-    """Molecules that fit the grid in any orientation, split by compound, and what was left out."""
+    """Molecules, of a task with a grid those that fit it in any orientation, split by compound, and what was left
+    out.
+    """
 
     train: Molecules | StoredMolecules
     validation: Molecules
@@ -67,22 +69,24 @@ def load_nci(
 
 
 def load_stored(
-    folder: str, grid: Grid, *, validation: float, most_validation: int, seed: int, margin: float = MARGIN
+    folder: str, grid: Grid | None, *, validation: float, most_validation: int, seed: int, margin: float = MARGIN
 ) -> MoleculeSplit:
     """A set of molecules on disk (made by `experiments.prepare_data`), kept if they fit `grid` however they are turned.
 
-    Training molecules stay there; the first `most_validation` of those held out are read. Raises what
-    `open_molecules` and `split_compounds` raise, and ValueError if nothing fits.
+    Without a grid all are kept. Training molecules stay there; the first `most_validation` of those held out are read.
+    Raises what `open_molecules` and `split_compounds` raise, and ValueError if nothing fits.
     """
     molecules = open_molecules(folder)
-    fits, fitted = molecules.mask(lambda some: check_fits(some, grid, margin=margin))
-    _refuse_nothing(fits, fitted, "enlarge grid.length or add grid.elements")
-    molecules = molecules.select(fits)
+    reports = (f"{molecules.source}: {len(molecules):,} molecules in {folder}",)
+    if grid is not None:
+        fits, fitted = molecules.mask(lambda some: check_fits(some, grid, margin=margin))
+        _refuse_nothing(fits, fitted, "enlarge grid.length or add grid.elements")
+        molecules, reports = molecules.select(fits), (*reports, f"grid: {fitted}")
     train, held_out = split_compounds(molecules, validation, seed)
     return MoleculeSplit(
         molecules.select(train),
         molecules.subset(held_out[:most_validation]),
-        (f"{molecules.source}: {len(fits):,} molecules in {folder}", f"grid: {fitted}"),
+        reports,
     )
 
 
@@ -140,12 +144,10 @@ def training_sets(
 def _streamed(molecules: StoredMolecules, length: int, labels: Any) -> Streamed:
     def read(indices: np.ndarray) -> Structures:
         positions, species = molecules.read(indices, length)
-        real = (species > 0)[..., None]
-        centroid = positions.sum(1, keepdims=True) / real.sum(1, keepdims=True)
-        centred = np.where(real, positions - centroid, 0)
         ids = molecules.rows[indices].astype(np.int32)
         weight = np.ones(len(indices), np.float32)
-        return Structures(centred, species, ids, weight, jax.tree.map(lambda a: a[indices], labels))
+        of_rows = jax.tree.map(lambda a: a[indices], labels)
+        return Structures(centred(positions, species), species, ids, weight, of_rows)
 
     return Streamed(len(molecules), read)
 

@@ -33,14 +33,15 @@ VALUES = ("weight", "total", "mean", "distance", "mean_distance", "as_is", "y", 
 
 
 class Property(NamedTuple):
-    """One of the quantities that a task predicts: a scalar, or a vector that turns with the input.
+    """One of the quantities that a task predicts: a scalar, or a vector or tensor that turns with the input.
 
-    `of` takes a prediction or target to its part `[batch, d]`, d being 1 or 3, and `scale` times that has the `unit`.
+    `of` takes a prediction or target to its part `[batch, d]`, d being 1, 3 or 9, and `scale` times that has the
+    `unit`.
     """
 
     name: str
     unit: str
-    kind: Literal["scalar", "vector"]
+    kind: Literal["scalar", "vector", "tensor"]
     scale: float
     of: Callable[[Any], Float[Array, "batch d"]]
 
@@ -114,11 +115,11 @@ def property_score(
 def property_record(moments: Moments, properties: Sequence[Property]) -> dict[str, dict[str, Any]]:
     """By name of the property, plain numbers for one row of a metrics file.
 
-    R^2 = 1 - squared error / variance over these examples; of vectors the variance is E |y|^2, since in all
-    orientations their mean is 0. `r2` is that of single predictions over all elements, `r2_averaged` of their average,
-    `r2_gain` the difference, `r2_as_is` of the inputs as they lie; `mae` and `mae_averaged` are mean distances in the
-    property's unit, `percent` is 100 (total - mean) / total. Each has a standard error over examples, `..._stderr`, by
-    the delta method.
+    R^2 = 1 - squared error / variance over these examples; of vectors and traceless tensors the variance is E |y|^2,
+    since in all orientations their mean is 0. `r2` is that of single predictions over all elements, `r2_averaged` of
+    their average, `r2_gain` the difference, `r2_as_is` of the inputs as they lie; `mae` and `mae_averaged` are mean
+    distances in the property's unit, `percent` is 100 (total - mean) / total. Each has a standard error over examples,
+    `..._stderr`, by the delta method.
     """
     values, stderrs = (np.asarray(a, float) for a in _statistics(moments))
     found = {}

@@ -27,10 +27,23 @@ def test_labels_find_their_molecules_by_title_or_file(table):
     assert np.isnan(found["dipole"][1, 2]) and np.isnan(found["dipole"][3]).all()
 
 
+def test_six_or_nine_columns_are_a_tensor(tmp_path):
+    path = tmp_path / "tensors.csv"
+    path.write_text("name,xx,xy,xz,yy,yz,zz\nwater,1,2,3,4,5,6\n")
+    nine = ["xx", "xy", "xz", "xy", "yy", "yz", "xz", "yz", "zz"]
+    read = read_labels(path, {"six": ["xx", "xy", "xz", "yy", "yz", "zz"], "nine": nine})
+    found = read(from_records([("water", [1], [[0, 0, 0]]), ("benzene", [1], [[0, 0, 0]])], "test"))
+    for values in found.values():
+        np.testing.assert_array_equal(values[0], [[1, 2, 3], [2, 4, 5], [3, 5, 6]])
+        assert values.shape == (2, 3, 3) and np.isnan(values[1]).all()
+
+
 def test_what_a_table_does_not_hold_is_named(table):
-    with pytest.raises(ValueError, match="label gap is energy: give one or three of gap, dip x, dip y, dip z"):
+    with pytest.raises(
+        ValueError, match="label gap is energy: give one, three, six or nine of gap, dip x, dip y, dip z"
+    ):
         read_labels(table, {"gap": ["energy"]})
-    with pytest.raises(ValueError, match="give one or three"):
+    with pytest.raises(ValueError, match="give one, three, six or nine"):
         read_labels(table, {"dipole": ["dip x", "dip y"]})
     table.write_text(TABLE.replace("0.7", "high"))
     with pytest.raises(ValueError, match=r"table\.csv, line 3: .*'high'"):

@@ -10,10 +10,12 @@ import equiscale as es
 from equiscale.rotations import cube
 from equiscale.tasks.property_scores import Property, property_moments, property_record
 
-SYMMETRY = es.Symmetry(es.octahedral.enumerate(), es.vectors, {"scalars": es.scalars, "vectors": es.vectors})
+ACTIONS = {"scalars": es.scalars, "vectors": es.vectors, "tensors": es.tensors(2)}
+SYMMETRY = es.Symmetry(es.octahedral.enumerate(), es.vectors, ACTIONS)
 PROPERTIES = (
     Property("size", "Å", "scalar", 2.0, lambda tree: tree["scalars"][:, 1:]),
     Property("direction", "D", "vector", 3.0, lambda tree: tree["vectors"][:, 0]),
+    Property("shape", "D Å", "tensor", 1.5, lambda tree: tree["tensors"].reshape(-1, 9)),
 )
 N = 40
 X = np.random.default_rng(0).normal(size=(N, 4, 3))
@@ -21,18 +23,27 @@ NOISE = np.random.default_rng(1).normal(size=(N, 5))
 
 
 def exact(x):
-    return {"scalars": np.stack([x[..., 0, 0], np.square(x).sum((-1, -2))], -1), "vectors": x.mean(-2)[..., None, :]}
+    tensors = np.einsum("...ai,...aj->...ij", x, x)
+    tensors = tensors - np.trace(tensors, axis1=-1, axis2=-2)[..., None, None] / 3 * np.eye(3)
+    scalars = np.stack([x[..., 0, 0], np.square(x).sum((-1, -2))], -1)
+    return {"scalars": scalars, "vectors": x.mean(-2)[..., None, :], "tensors": tensors}
 
 
 Y = exact(X)
-Y = {"scalars": Y["scalars"] + NOISE[:, :2] + 0.7, "vectors": Y["vectors"] + 0.3 * NOISE[:, None, 2:]}
+Y |= {"scalars": Y["scalars"] + NOISE[:, :2] + 0.7, "vectors": Y["vectors"] + 0.3 * NOISE[:, None, 2:]}
 
 
 def broken(x):
-    """Scalars that see the x axis, vectors stretched along z."""
+    """Scalars that see the x axis, vectors and tensors stretched along z."""
     size = jnp.square(x).sum((-1, -2)) + 0.8 * x[..., 0, 0]
-    stretched = x.mean(-2) * jnp.array([1.0, 1.0, 1.5])
-    return {"scalars": jnp.stack([x[..., 0, 0], size], -1), "vectors": stretched[..., None, :]}
+    stretch = jnp.array([1.0, 1.0, 1.5])
+    tensors = jnp.einsum("...ai,...aj->...ij", x * stretch, x, precision="highest")
+    scalars = jnp.stack([x[..., 0, 0], size], -1)
+    return {"scalars": scalars, "vectors": (x.mean(-2) * stretch)[..., None, :], "tensors": tensors}
+
+
+def turned_back(part, g):
+    return (g.T @ part.reshape(-1, 3, 3) @ g).reshape(-1, 9)
 
 
 def reference():
@@ -43,7 +54,8 @@ def reference():
         z = []
         for g in cube():
             part = np.asarray(p.of(jax.device_get(broken(X @ g.T))), np.float64)
-            z.append(part if i == 0 else part @ g)
+            back = {"scalar": lambda a, g: a, "vector": lambda a, g: a @ g, "tensor": turned_back}[p.kind]
+            z.append(back(part, g))
         z = np.array(z)
         mean = z.mean(0)
         variance = np.square(y - (y.mean(0) if i == 0 else 0)).sum(-1).mean()
@@ -77,7 +89,7 @@ def test_against_loops(whole):
             assert found[name][statistic] == pytest.approx(value, rel=1e-4), (name, statistic)
         gain = wanted["r2_averaged"] - wanted["r2"]
         assert found[name]["r2_gain"] == pytest.approx(gain, rel=1e-3) and gain > 0.01
-    assert [found[p.name]["unit"] for p in PROPERTIES] == ["Å", "D"]
+    assert [found[p.name]["unit"] for p in PROPERTIES] == ["Å", "D", "D Å"]
 
 
 def test_standard_errors_are_those_of_a_jackknife(whole):
@@ -116,7 +128,9 @@ def test_batches_and_devices_add_up(whole):
 
 def test_what_keeps_the_symmetry_gains_nothing_by_averaging():
     def invariant(x):
-        return {"scalars": jnp.square(x).sum((-1, -2))[:, None] * jnp.ones(2), "vectors": x.mean(-2)[:, None]}
+        scalars = jnp.square(x).sum((-1, -2))[:, None] * jnp.ones(2)
+        tensors = jnp.einsum("nai,naj->nij", x, x, precision="highest")
+        return {"scalars": scalars, "vectors": x.mean(-2)[:, None], "tensors": tensors}
 
     for of in property_record(jax.jit(lambda: moments(invariant))(), PROPERTIES).values():
         assert abs(of["r2_gain"]) < 1e-6 and of["percent"] < 1e-4

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,27 @@ def test_of_molecules_on_disk_what_is_stored_is_taken(tmp_path, molecules):
     assert values["gap"][:3].tolist() == [1, 2, 4] and values["dipole"].shape == (23, 3)
     quantities = quantities_of(kept, ("gap", "dipole", "heavy_atoms"))
     assert [quantities[name].kind for name in quantities] == ["scalar", "vector", "scalar"]
+    in_memory = with_properties(stored.subset(slice(None)), ("gap", "dipole", "heavy_atoms"))[1]
+    np.testing.assert_array_equal(in_memory["gap"][:3], [0, 1, 2])  # what is stored comes along
     with pytest.raises(ValueError, match=r"logp of molecules on disk must be stored .* --properties=logp"):
         with_properties(stored, ("logp", "heavy_atoms"))
     with pytest.raises(ValueError, match=r"give some of .*dipole, gap"):
         with_properties(stored, ("colour",))
+
+
+def test_tensors_are_standard_and_have_no_trace(molecules):
+    rng = np.random.default_rng(0)
+    tensors = rng.normal(size=(30, 3, 3)) + np.arange(30)[:, None, None]
+    tensors = tensors + tensors.swapaxes(1, 2)
+    even = tensors - np.trace(tensors, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
+    known = dataclasses.replace(molecules, columns={"even": even, "with trace": tensors})
+    kept, values, _ = with_properties(known.subset(np.arange(5, 30)), ("heavy_atoms", "even"))
+    standard = standard_of(values)
+    targets = targets_of(values, standard)
+    assert targets["tensors"].shape == (25, 1, 3, 3) and standard.mean["even"] == 0
+    np.testing.assert_allclose(np.square(targets["tensors"]).mean(), 1, rtol=1e-5)
+    _, tensor = describe(quantities_of(kept, ("heavy_atoms", "even")), standard)
+    assert tensor.kind == "tensor"
+    np.testing.assert_allclose(tensor.scale * tensor.of(targets), even[5:].reshape(25, 9), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"with trace has traces up to .*: store its symmetric part"):
+        with_properties(known, ("with trace",))
