@@ -1,9 +1,9 @@
 """Tensor products of features `[*items, K, C]` with the harmonics of an edge, in a frame whose axis the edge is.
 
 There harmonics are zero but for order 0, and a product takes order m of one degree to orders m and -m of another only
-(Passaro and Zitnick, arXiv 2302.03655): 29 products of rows at L = 2, where the matrices of any frame have 179. What commutes with
-rotations, as linear maps by degree and gates do, may be done in the frame too, so that a message turns in once and
-back once. The paths and their weights are those of `tensor_paths`, and so are the numbers, up to rounding.
+(Passaro and Zitnick, arXiv 2302.03655): 29 products of rows at L = 2, where the matrices of any frame have 179. What
+commutes with rotations, as linear maps by degree and gates do, may be done in the frame too, so that a message turns in
+once and back once. The paths and their weights are those of `tensor_paths`, and so are the numbers, up to rounding.
 """
 
 from functools import lru_cache
