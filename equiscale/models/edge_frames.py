@@ -48,7 +48,7 @@ def summed_from_frames(
     """Coefficients of k frames back in one, and summed over them."""
     *items, k, n_rows, channels = x.shape
     back = frames.reshape(*items, k * n_rows, n_rows).mT
-    return jnp.matmul(back, x.reshape(*items, k * n_rows, channels))
+    return jnp.matmul(back, x.reshape(*items, k * n_rows, channels), precision="highest")
 
 
 def order_weights(weights: Float[Array, "*items paths c"], degree: int) -> Float[Array, "*items orders c"]:
