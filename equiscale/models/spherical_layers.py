@@ -45,7 +45,9 @@ class DegreeLinear(nn.Module):
         init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal", batch_axis=0)
         kernel = self.param("kernel", init, (degree + 1, x.shape[-1], self.features))
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
-        parts = [x[..., d * d : (d + 1) ** 2, :] @ kernel[d] for d in range(degree + 1)]
+        # Split at once, as the derivative of that joins the parts; those of slices would be padded and summed.
+        parts = jnp.split(x, [d * d for d in range(1, degree + 1)], axis=-2)
+        parts = [part @ kernel[d] for d, part in enumerate(parts)]
         if self.bias:
             parts[0] += self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return jnp.concatenate(parts, axis=-2)

@@ -4,6 +4,8 @@ Graphs are in dense layout; out comes the sum over the neighbours of each atom, 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -11,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from equiscale.models.edge_frames import coupled, into_frames, order_weights, summed_from_frames
 from equiscale.models.graph_features import of_neighbours
 from equiscale.models.spherical_attention import Norm, PointNorm, SphericalAttention
 from equiscale.models.spherical_layers import Coefficients, DegreeLinear, by_row, degree_of, gate
-from equiscale.models.tensor_paths import coupled, paths
+from equiscale.models.tensor_paths import paths
 from equiscale.sphere.transform import Sphere, from_points
 
 
@@ -26,20 +29,44 @@ class EdgeFeatures(NamedTuple):
     harmonics: Float[Array, "*batch atoms k K"]  # of the direction to the neighbour
     rbf: Float[Array, "*batch atoms k n_rbf"]
     envelope: Float[Array, "*batch atoms k"]  # 1 near the atom, 0 at the cutoff and in empty slots
-    couplings: tuple[Array, ...]  # of the harmonics; none where no layer needs them
+    frames: Float[Array, "*batch atoms k K K"] | None  # see `edge_frames`; none where no layer needs them
 
 
 class Radial(nn.Module):
-    """Weights of an edge by its distance: `[*any, n_rbf]` to `[*any, *shape]`, through two layers."""
+    """Weights of an edge by its distance: `[*any, n_rbf]` to `[*any, *shape]`, through two layers.
+
+    Attributes:
+      mixed: a linear map of arrays `[..., *shape]` through which the weights go; their number may change.
+    """
 
     shape: tuple[int, ...]
     width: int = 64
+    mixed: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, rbf: Float[Array, "*any n_rbf"]) -> Array:
         for i in range(2):
             rbf = nn.silu(nn.LayerNorm(name=f"norm_{i}")(nn.Dense(self.width, name=f"hidden_{i}")(rbf)))
-        return nn.Dense(math.prod(self.shape), name="out")(rbf).reshape(*rbf.shape[:-1], *self.shape)
+        return _Out(self.shape, self.mixed, name="out")(rbf)
+
+
+class _Out(nn.Module):
+    """A dense layer to an array. The map of what comes out is done to its parameters, which are fewer than edges."""
+
+    shape: tuple[int, ...]
+    mixed: Callable[[Array], Array] | None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*any width"]) -> Array:
+        n = math.prod(self.shape)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], n))
+        bias = self.param("bias", nn.initializers.zeros, (n,))
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
+        kernel, bias = (a.reshape(*a.shape[:-1], *self.shape) for a in (kernel, bias))
+        if self.mixed is not None:
+            kernel, bias = self.mixed(kernel), self.mixed(bias)
+        out = x @ kernel.reshape(len(kernel), -1) + bias.reshape(-1)
+        return out.reshape(*out.shape[:-1], *bias.shape)
 
 
 class Message(nn.Module):
@@ -101,15 +128,23 @@ class SphericalMessage(Message):
         return DegreeLinear(channels, name="mix")(self.summed(from_points(self.sphere, messages), edges))
 
 
+def path_weights(edges: EdgeFeatures, degree: int, channels: int, width: int) -> Float[Array, "*batch atoms k q C"]:
+    """Weights of tensor products with the harmonics of edges, by distance, as `coupled` takes them."""
+    mixed = partial(order_weights, degree=degree)
+    return Radial((len(paths(degree)), channels), width, mixed, name="radial")(edges.rbf)
+
+
 class TensorMessage(Message):
     """A tensor product of the neighbour's features with the edge's harmonics, weighted by distance (TFN, MACE)."""
 
     @nn.compact
     def __call__(self, x: Coefficients, edges: EdgeFeatures) -> Coefficients:
         channels, degree = x.shape[-1], degree_of(x)
-        weights = Radial((len(paths(degree)), channels), self.radial_width, name="radial")(edges.rbf)
-        sent = neighbours_of(DegreeLinear(channels, name="source")(x), edges)
-        return DegreeLinear(channels, name="mix")(self.summed(coupled(sent, edges.couplings, weights), edges))
+        weights = path_weights(edges, degree, channels, self.radial_width)
+        sent = into_frames(neighbours_of(DegreeLinear(channels, name="source")(x), edges), edges.frames)
+        back = edges.frames * edges.envelope[..., None, None]
+        received = summed_from_frames(coupled(sent, weights), back) / self.neighbours**0.5
+        return DegreeLinear(channels, name="mix")(received)
 
 
 class AttentionMessage(Message):
@@ -126,18 +161,19 @@ class AttentionMessage(Message):
         channels, degree, n_heads = x.shape[-1], degree_of(x), self.n_heads
         if channels % n_heads:
             raise ValueError(f"{channels} channels do not divide into n_heads={n_heads}")
-        n_paths = len(paths(degree))
-        weights = Radial((n_paths, channels), self.radial_width, name="radial")(edges.rbf)
-        h = coupled(self.ends(x, edges), edges.couplings, weights)
-        logits = smooth_leaky_relu(nn.Dense(channels, name="logit_in")(h[..., 0, :]))
+        weights = path_weights(edges, degree, channels, self.radial_width)
+        h = coupled(into_frames(self.ends(x, edges), edges.frames), weights)
+        scalars = h[..., 0, :]
+        logits = smooth_leaky_relu(nn.Dense(channels, name="logit_in")(scalars))
         logits = logits.reshape(*logits.shape[:-1], n_heads, -1)
         ahead = self.param("logit_out", nn.initializers.lecun_normal(), logits.shape[-2:])
         share = attention_shares(jnp.einsum("...hd,hd->...h", logits, ahead), edges)
-        values = gate(DegreeLinear(channels, name="value_in")(h), nn.Dense(channels, name="value_gate")(h[..., 0, :]))
-        internal = self.param("second_product", nn.initializers.normal(1.0), (n_paths, channels))
-        values = DegreeLinear(channels, name="value_out")(coupled(values, edges.couplings, internal))
-        share = jnp.repeat(share, channels // n_heads, axis=-1)
-        return DegreeLinear(channels, name="mix")(jnp.einsum("...nkrc,...nkc->...nrc", values, share))
+        values = gate(DegreeLinear(channels, name="value_in")(h), nn.Dense(channels, name="value_gate")(scalars))
+        internal = self.param("second_product", nn.initializers.normal(1.0), (len(paths(degree)), channels))
+        values = coupled(values, order_weights(internal, degree))
+        values = DegreeLinear(channels, name="value_out")(values)
+        share = jnp.repeat(share, channels // n_heads, axis=-1)[..., None, :]
+        return DegreeLinear(channels, name="mix")(summed_from_frames(values * share, edges.frames))
 
 
 def attention_shares(logits: Float[Array, "*batch atoms k h"], edges: EdgeFeatures) -> Float[Array, "*batch atoms k h"]:

@@ -23,6 +23,7 @@ from jax import Array
 from jaxtyping import Float
 
 from equiscale.data.graphs import Graph
+from equiscale.models.edge_frames import edge_frames
 from equiscale.models.force_head import Prediction, conservative
 from equiscale.models.graph_features import check_graph, edges, envelope, gaussians
 from equiscale.models.hybrid_experts import HybridExperts
@@ -35,7 +36,6 @@ from equiscale.models.spherical_messages import (
     SphericalMessage,
     TensorMessage,
 )
-from equiscale.models.tensor_paths import couplings
 from equiscale.sphere.transform import sphere_of
 
 _EXACT = {"rule": "design", "inverse": "least_squares", "norm": "coefficients", "spread": 2.0, "turned": False}
@@ -223,24 +223,23 @@ class SphericalTransformer(nn.Module):
         filled = graph.mask[..., None]
         up = jnp.zeros_like(direction).at[..., 1].set(1)  # of empty slots, whose harmonics are not defined
         irreps = e3nn.Irreps.spherical_harmonics(self.degree)
+        outward = jnp.where(filled, -direction, up)
         harmonics = e3nn.spherical_harmonics(
             irreps,
-            e3nn.IrrepsArray("1o", jnp.where(filled, -direction, up)),
+            e3nn.IrrepsArray("1o", outward),
             normalize=False,
             normalization="integral",
             algorithm=("recursive", "dense", "custom_jvp"),  # compiles ten times faster than the one e3nn chooses
         ).array
         harmonics = jnp.where(filled, harmonics, 0)
         rbf = jnp.where(filled, gaussians(distance, self.cutoff, self.n_rbf), 0)
-        needed = self.message != "spherical"
-        unit = (4 * jnp.pi) ** 0.5 * harmonics
         return EdgeFeatures(
             graph.neighbours,
             graph.mask,
             harmonics,
             rbf,
             jnp.where(graph.mask, envelope(distance / self.cutoff), 0),
-            tuple(couplings(unit)) if needed else (),
+            None if self.message == "spherical" else edge_frames(outward, self.degree),
         )
 
     def _energy(self, scalars: Float[Array, "*batch atoms c"], graph: Graph) -> Float[Array, "*batch"]:

@@ -22,7 +22,7 @@ def paths(degree: int) -> tuple[tuple[int, int, int], ...]:
 
 
 @lru_cache
-def _coefficients(path: tuple[int, int, int]) -> np.ndarray:
+def coefficients(path: tuple[int, int, int]) -> np.ndarray:
     """Of a path, [2 l1 + 1, 2 l2 + 1, 2 l3 + 1], scaled so that of independent unit rows unit rows come out."""
     return np.asarray(e3nn.clebsch_gordan(*path)) * np.sqrt(2 * path[2] + 1)
 
@@ -31,41 +31,12 @@ def _rows(degree: int) -> slice:
     return slice(degree**2, (degree + 1) ** 2)
 
 
-def couplings(harmonics: Float[Array, "*items k"]) -> list[Float[Array, "*items m1 m3"]]:
-    """For each path the matrix that takes degree l1 to l3 by its product with harmonics of degree l2.
-
-    Made once for all layers and channels.
-    """
-    degree = degree_of(harmonics[..., None])
-    return [
-        jnp.einsum(
-            "...b,abc->...ac",
-            harmonics[..., _rows(path[1])],
-            jnp.asarray(_coefficients(path), harmonics.dtype),
-            precision="highest",
-        )
-        for path in paths(degree)
-    ]
-
-
-def coupled(
-    x: Coefficients, coupling: list[Float[Array, "*items m1 m3"]], weights: Float[Array, "*items paths c"]
-) -> Coefficients:
-    """The product of x with the harmonics of `couplings`, weighted by path and channel."""
-    degree = degree_of(x)
-    found = _empty(x)
-    for i, path in enumerate(paths(degree)):
-        part = jnp.einsum("...ac,...am->...mc", x[..., _rows(path[0]), :], coupling[i])
-        found[path[2]].append(part * weights[..., i, None, :])
-    return _joined(found)
-
-
 def product(x: Coefficients, y: Coefficients, weights: Float[Array, "*items paths c"]) -> Coefficients:
     """The product of two features, channel by channel, weighted by path and channel."""
     degree = degree_of(x)
     found = _empty(x)
     for i, path in enumerate(paths(degree)):
-        cg = jnp.asarray(_coefficients(path), x.dtype)
+        cg = jnp.asarray(coefficients(path), x.dtype)
         part = jnp.einsum("...ac,...bc,abm->...mc", x[..., _rows(path[0]), :], y[..., _rows(path[1]), :], cg)
         found[path[2]].append(part * weights[..., i, None, :])
     return _joined(found)

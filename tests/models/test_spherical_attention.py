@@ -9,10 +9,9 @@ from equiscale.models import spherical_attention
 from equiscale.models.hybrid_experts import HybridExperts
 from equiscale.models.spherical_attention import SphericalAttention, logit_spread, spherical_norm, spherical_norm_at
 from equiscale.models.spherical_layers import DegreeLinear, DegreeNorm, gate
-from equiscale.models.tensor_paths import coupled, couplings, paths, product
+from equiscale.models.tensor_paths import paths, product
 from equiscale.rotations import random_rotation
 from equiscale.sphere.errors import equivariance_error
-from equiscale.sphere.harmonics import harmonics
 from equiscale.sphere.transform import from_points, sphere_of, to_points, turned
 from equiscale.wigner import wigner_d
 
@@ -123,18 +122,17 @@ def test_layers_of_coefficients_commute_with_rotations(x64, name):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_products_with_harmonics_turn_with_both(x64):
+def test_products_turn_with_both_features(x64):
     """And the path (1, 1, 1) is the cross product, which point-wise products lack."""
-    rotation = random_rotation(jax.random.key(4))
-    turn, direction = wigner_d(rotation, 2), np.array([[0.0, 0.6, 0.8]])
-    x, weights = features(1, 1), jax.random.normal(jax.random.key(5), (1, len(paths(2)), 4))
-    found = coupled(turn @ x, couplings(jnp.asarray(harmonics(direction @ rotation.T, 2))), weights)
-    coupling = couplings(jnp.asarray(harmonics(direction, 2)))
-    np.testing.assert_allclose(found, turn @ coupled(x, coupling, weights), atol=1e-6)
+    turn = wigner_d(random_rotation(jax.random.key(4)), 2)
+    x, y = features(1, 1), features(2, 1)
+    weights = jax.random.normal(jax.random.key(5), (1, len(paths(2)), 4))
+    np.testing.assert_allclose(product(turn @ x, turn @ y, weights), turn @ product(x, y, weights), atol=1e-6)
     only = jnp.zeros_like(weights).at[:, paths(2).index((1, 1, 1))].set(1.0)
-    crossed = coupled(x, coupling, only)[0, 1:4]
-    cross = np.cross(x[0, 1:4].T, direction).T
-    np.testing.assert_allclose(crossed * np.linalg.norm(cross), cross * np.linalg.norm(crossed), atol=1e-6)
+    crossed = product(x, y, only)[0, 1:4]
+    cross = np.cross(x[0, 1:4].T, y[0, 1:4].T).T
+    size = np.linalg.norm(cross, axis=0) / np.linalg.norm(crossed, axis=0)
+    np.testing.assert_allclose(crossed * size, cross * np.sign(np.sum(crossed[:, :1] * cross[:, :1])), atol=1e-6)
 
 
 def test_shares_of_experts():
