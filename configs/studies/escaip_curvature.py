@@ -15,7 +15,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "Training-dynamics paper, section 3.4 and Figure 1C (EScAIP)",
         base(scale),
     )
-    step, molecules, n_seeds = {"cpu": (STEP, 4, 3), "smoke": (4, 1, 1)}.get(scale, (STEP, 64, 3))
+    step, molecules, n_seeds = {"cpu": (STEP, 4, 2), "smoke": (4, 1, 1)}.get(scale, (STEP, 64, 3))
     if scale == "cpu":
         config.base.model.preset = "cpu_0.1M"
     config.base.model.output_multiplier = 1
