@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from equiscale.models.graph_features import of_neighbours
-from equiscale.models.spherical_layers import Coefficients, DegreeLinear, DegreeNorm, degree_of, gate
-from equiscale.models.spherical_messages import EdgeFeatures, SphericalMessage, edge_functions
+from equiscale.models.spherical_layers import Coefficients, DegreeLinear, DegreeNorm, by_degree, degree_of, gate
+from equiscale.models.spherical_messages import EdgeFeatures, SphericalMessage, degree_weights
 from equiscale.models.tensor_paths import paths, product
 from equiscale.wigner import wigner_d
 
@@ -26,10 +26,14 @@ class Embedding(nn.Module):
     def __call__(self, species: Int[Array, "*batch atoms"], around: EdgeFeatures) -> Coefficients:
         own = nn.Embed(self.n_species, self.channels, name="own")(species)
         sent = nn.Embed(self.n_species, self.channels, name="sent")(species)
-        functions = edge_functions(around, self.channels, self.radial_width, "edge")
-        sent = of_neighbours(sent, around.neighbours)[..., None, :]
-        h = jnp.einsum("...nkrc,...nk->...nrc", functions * sent, around.envelope) / self.neighbours**0.5
-        return h.at[..., 0, :].add(own)
+        sent = of_neighbours(sent, around.neighbours) * around.envelope[..., None] / self.neighbours**0.5
+        weights = degree_weights(around, self.channels, self.radial_width)
+        h = [
+            jnp.einsum("...km,...kc->...mc", y, w[..., 0, :] * sent, precision="highest")
+            for y, w in zip(by_degree(around.harmonics, -1), weights, strict=True)
+        ]
+        h[0] += own[..., None, :]
+        return jnp.concatenate(h, axis=-2)
 
 
 class Layer(nn.Module):

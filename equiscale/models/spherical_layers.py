@@ -26,6 +26,14 @@ def by_row(values: Array | np.ndarray) -> Array | np.ndarray:
     return values[np.repeat(degrees, 2 * degrees + 1)]
 
 
+def by_degree(x: Array, axis: int = -2) -> list[Array]:
+    """The rows of each degree, [2 l + 1] of them along the axis, which has K.
+
+    Split at once, as the derivative of that joins the parts; those of slices would be padded and summed.
+    """
+    return jnp.split(x, [d * d for d in range(1, math.isqrt(x.shape[axis]))], axis=axis)
+
+
 class DegreeLinear(nn.Module):
     """`[*items, K, C]` to `[*items, K, features]`: a matrix for each degree, shared by its orders; a bias on degree 0.
 
@@ -45,9 +53,7 @@ class DegreeLinear(nn.Module):
         init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal", batch_axis=0)
         kernel = self.param("kernel", init, (degree + 1, x.shape[-1], self.features))
         x, kernel = nn.dtypes.promote_dtype(x, kernel)
-        # Split at once, as the derivative of that joins the parts; those of slices would be padded and summed.
-        parts = jnp.split(x, [d * d for d in range(1, degree + 1)], axis=-2)
-        parts = [part @ kernel[d] for d, part in enumerate(parts)]
+        parts = [part @ kernel[d] for d, part in enumerate(by_degree(x))]
         if self.bias:
             parts[0] += self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return jnp.concatenate(parts, axis=-2)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from equiscale.models.edge_frames import coupled, into_frames, order_weights, summed_from_frames
 from equiscale.models.graph_features import of_neighbours
 from equiscale.models.spherical_attention import Norm, PointNorm, SphericalAttention
-from equiscale.models.spherical_layers import Coefficients, DegreeLinear, by_row, degree_of, gate
+from equiscale.models.spherical_layers import Coefficients, DegreeLinear, by_degree, degree_of, gate
 from equiscale.models.tensor_paths import paths
 from equiscale.sphere.transform import Sphere, from_points
 
@@ -95,12 +95,18 @@ def neighbours_of(x: Coefficients, edges: EdgeFeatures) -> Float[Array, "*batch 
     return flat.reshape(*flat.shape[:-1], *x.shape[-2:])
 
 
-def edge_functions(edges: EdgeFeatures, channels: int, width: int, name: str) -> Float[Array, "*batch atoms k K C"]:
-    """Harmonics of the edge times weights by degree and channel: functions on the sphere, the same around its axis."""
+def degree_weights(edges: EdgeFeatures, channels: int, width: int) -> list[Float[Array, "*batch atoms k 1 C"]]:
+    """Weights of an edge's harmonics by its distance, for each degree."""
     degree = degree_of(edges.harmonics[..., None])
-    weights = Radial((degree + 1, channels), width, name=name)(edges.rbf)
-    rows = jnp.moveaxis(by_row(jnp.moveaxis(weights, -2, 0)), 0, -2)
-    return edges.harmonics[..., None] * rows
+    weights = Radial((degree + 1, channels), width, name="edge")(edges.rbf)
+    return jnp.split(weights, degree + 1, axis=-2)
+
+
+def edge_functions(edges: EdgeFeatures, channels: int, width: int) -> Float[Array, "*batch atoms k K C"]:
+    """Harmonics of the edge times weights by degree and channel: functions on the sphere, the same around its axis."""
+    weights = degree_weights(edges, channels, width)
+    harmonics = by_degree(edges.harmonics[..., None])
+    return jnp.concatenate([y * w for y, w in zip(harmonics, weights, strict=True)], axis=-2)
 
 
 class SphericalMessage(Message):
@@ -121,7 +127,7 @@ class SphericalMessage(Message):
         channels = x.shape[-1]
         settings = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
         attention = SphericalAttention(self.sphere, **settings, items_at_once=self.items_at_once, name="attention")
-        messages = attention(self.ends(x, edges), edge_functions(edges, channels, self.radial_width, "edge"))
+        messages = attention(self.ends(x, edges), edge_functions(edges, channels, self.radial_width))
         if self.hidden:
             messages = PointNorm(self.sphere, self.norm, name="norm")(messages)
             messages = nn.Dense(channels, name="out")(nn.silu(nn.Dense(self.hidden, name="in")(messages)))
