@@ -125,6 +125,7 @@ def test_twirl_spreads_the_same_way(name):
     np.testing.assert_allclose(mapped(KEY, x), run()(KEY, x), atol=3e-6)
 
 
+@pytest.mark.slow  # two processes train in tests/training/test_parallel
 def test_two_processes():
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -40,6 +40,7 @@ def test_it_leaves_a_run_folder_and_a_report(finished):
     assert "untrained" in page and "NCI" in page and "step 4" in page
 
 
+@pytest.mark.slow  # the loop and run folders are tested in tests/training
 def test_started_again_it_goes_on_and_with_another_config_it_refuses(finished):
     folder, arguments, _ = finished
     before = read_metrics(folder / "run" / "cube")

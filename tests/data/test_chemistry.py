@@ -115,15 +115,15 @@ def test_random_atoms_take_no_time_and_crash_nothing():
     for size in (3.0, 6.0, 9.0):
         molecules = garbage(0, 15, size=size)
         C.perceive(molecules.subset([0]))
-        start = time.perf_counter()
+        start = time.process_time()  # others may want the processor
         perceived, report = C.perceive(molecules, workers=1)
-        slowest = max(slowest, (time.perf_counter() - start) / len(molecules))
+        slowest = max(slowest, (time.process_time() - start) / len(molecules))
         assert report.kept == len(molecules) and None not in perceived
         outcomes = [C.sanitised(molecule) for molecule in perceived]
         if size < 9:
             assert sum(isinstance(outcome, str) for outcome in outcomes) > 10
             assert "holding an atom of impossible valence" in outcomes
-    assert slowest < 0.25  # 5 to 8 ms where nothing else runs
+    assert slowest < 0.25  # 5 to 8 ms
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_a_smaller_set_is_the_beginning_and_nothing_is_made_twice(made, monkeypa
     assert some.groups == frames.groups[:40]
 
 
+@pytest.mark.slow  # half a minute
 def test_it_does_not_depend_on_processes_or_on_an_earlier_end(made, tmp_path):
     some, _ = xtb_set.load(20, processes=1, cache_dir=tmp_path, progress=False)
     np.testing.assert_array_equal(some.forces[:, :9], made[0].forces[:20, :9])

@@ -10,6 +10,8 @@ from equiscale.models import flow_path as path
 from equiscale.rotations import random_rotation
 
 N = 6
+COUNT = 2_000  # copies of a chain in each test: one shape, compiled once
+turned_mean, lost_to_rotation = jax.jit(path.turned_mean), jax.jit(path.lost_to_rotation)
 
 
 def chain(seed=0, n=N, size=0.7):
@@ -17,9 +19,9 @@ def chain(seed=0, n=N, size=0.7):
     return x - x.mean(0)
 
 
-def noisy(t, count, seed=0, x=None):
+def noisy(t, seed=0):
     """Copies of one chain, each turned and made noisy on its own: clean as it lies, turned, and x_t."""
-    x = chain() if x is None else x
+    x, count = chain(), COUNT
     keys = jax.random.split(jax.random.key(seed), 2)
     g = jax.vmap(random_rotation)(jax.random.split(keys[0], count))
     turned = jnp.einsum("bij,nj->bni", g, x)
@@ -38,14 +40,14 @@ def test_times_and_weights_are_as_published():
 
 
 def test_velocities_and_ends_are_the_same_thing():
-    _, turned, x, noise, t = noisy(0.4, 3)
+    _, turned, x, noise, t = noisy(0.4)
     velocity = path.to_velocity(turned, x, t)
     np.testing.assert_allclose(velocity, turned - noise, atol=1e-5)
     np.testing.assert_allclose(path.to_clean(velocity, x, t), turned, atol=1e-6)
 
 
 def test_percents_are_the_same_of_velocities_and_of_ends():
-    _, turned, x, noise, t = noisy(0.6, 8)
+    _, turned, x, noise, t = noisy(0.6)
 
     def velocity(x):
         return jnp.tanh(x) @ jnp.array([[1.0, 0.2, 0.0], [0.0, 0.7, 0.5], [0.3, 0.0, 1.0]])
@@ -60,22 +62,22 @@ def test_percents_are_the_same_of_velocities_and_of_ends():
 
 def test_at_no_time_minus_the_noise_is_the_best_velocity():
     """E[x_1] = 0 for a chain turned at random: the loss left is the chain's own variance, and rotation's alone."""
-    clean, turned, x, noise, t = noisy(0.0, 4)
+    clean, turned, x, noise, t = noisy(0.0)
     mask = jnp.ones(turned.shape[:2], bool)
-    np.testing.assert_allclose(path.turned_mean(clean, x, t), 0, atol=1e-5)
+    np.testing.assert_allclose(turned_mean(clean, x, t), 0, atol=1e-5)
     left = path.mean_square(-noise - (turned - noise), mask)
-    np.testing.assert_allclose(path.lost_to_rotation(clean, x, t, mask), left, rtol=1e-4)
+    np.testing.assert_allclose(lost_to_rotation(clean, x, t, mask), left, rtol=1e-4)
 
 
 @pytest.mark.parametrize("t", [0.2, 0.6, 0.9])
 def test_no_model_does_better_than_the_mean_over_turns(t):
     """The velocity towards E[R x_1 | x_t] has on average just the loss that `lost_to_rotation` says of each chain, and
     its error is orthogonal to what else can be made of x_t."""
-    clean, turned, x, noise, times = noisy(t, 4_000)
+    clean, turned, x, noise, times = noisy(t)
     mask = jnp.ones(turned.shape[:2], bool)
-    best = path.to_velocity(path.turned_mean(clean, x, times), x, times)
+    best = path.to_velocity(turned_mean(clean, x, times), x, times)
     loss = np.asarray(path.mean_square(best - (turned - noise), mask))
-    said = np.asarray(path.lost_to_rotation(clean, x, times, mask))
+    said = np.asarray(lost_to_rotation(clean, x, times, mask))
     spread = (loss - said).std() / np.sqrt(len(loss))
     assert abs((loss - said).mean()) < 4 * spread and loss.mean() > 10 * spread
     for other in (x, jnp.sin(3 * x), jnp.roll(x, 1, axis=1)):
@@ -84,9 +86,9 @@ def test_no_model_does_better_than_the_mean_over_turns(t):
 
 
 def test_near_the_end_the_turn_is_known():
-    clean, turned, x, _, t = noisy(0.99, 5)
-    np.testing.assert_allclose(path.turned_mean(clean, x, t), turned, atol=0.05)
-    assert float(path.mean_square(path.turned_mean(clean, x, t) - turned, jnp.ones((5, N), bool)).max()) < 1e-3
+    clean, turned, x, _, t = noisy(0.99)
+    np.testing.assert_allclose(turned_mean(clean, x, t), turned, atol=0.05)
+    assert float(path.mean_square(turned_mean(clean, x, t) - turned, jnp.ones((COUNT, N), bool)).max()) < 1e-3
 
 
 def test_of_gaussian_data_the_best_linear_velocity_has_the_known_loss():
@@ -101,8 +103,8 @@ def test_of_gaussian_data_the_best_linear_velocity_has_the_known_loss():
 
 
 def test_padding_counts_nowhere():
-    clean, _, x, _, t = noisy(0.5, 2)
+    clean, _, x, _, t = noisy(0.5)
     padded = [jnp.pad(a, ((0, 0), (0, 3), (0, 0))) for a in (clean, x)]
     mask = jnp.arange(N + 3) < N
-    found = path.lost_to_rotation(*padded, t, jnp.broadcast_to(mask, (2, N + 3)))
-    np.testing.assert_allclose(found, path.lost_to_rotation(clean, x, t, jnp.ones((2, N), bool)), rtol=1e-5)
+    found = lost_to_rotation(*padded, t, jnp.broadcast_to(mask, (COUNT, N + 3)))
+    np.testing.assert_allclose(found, lost_to_rotation(clean, x, t, jnp.ones((COUNT, N), bool)), rtol=1e-5)

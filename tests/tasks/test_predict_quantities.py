@@ -125,6 +125,7 @@ def config_of(stored, **fields):
     return config
 
 
+@pytest.mark.slow  # its parts are tested here and in tests/data
 def test_the_smoke_run_trains_on_a_set_on_disk(stored, tmp_path):
     experiment = predict_quantities.from_config(config_of(stored, **{"data.buckets": 1}), "none")
     task = experiment.task

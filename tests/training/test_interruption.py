@@ -66,6 +66,7 @@ def soak(folder, whole, kills, seed):
     return done
 
 
+@pytest.mark.slow  # interrupted runs are tested in test_loop, SIGTERM here
 def test_killed_at_random_moments_it_ends_the_same(whole, tmp_path):
     assert soak(tmp_path, whole, kills=3, seed=0) == 3
     same_end(tmp_path, whole[0])
