@@ -94,7 +94,7 @@ def plane_figure(plane: Plane, title: str) -> Figure:
         ax.plot(0, 0, "w+", markersize=9)
         ax.set_title(f"{COMPONENTS[part]}: rises by {values.max():.2g}", fontsize=9)
         ax.set_xlabel("along the largest eigenvalue's direction")
-        ax.ticklabel_format(style="sci", scilimits=(0, 0))
+        ax.ticklabel_format(style="sci", scilimits=(-2, 3))
         figure.colorbar(filled, ax=ax, format="%.1e", ticks=np.linspace(0, values.max(), 4))
     panels[0].set_ylabel("along the smallest positive one's")
     figure.suptitle(title, fontsize=10)
