@@ -5,6 +5,7 @@ import logging
 import pathlib
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -149,16 +150,22 @@ def saved_steps(folder: pathlib.Path) -> list[int]:
 def restore_params(folder: pathlib.Path, step: int | None = None, *, averaged: bool = False) -> tuple[int, Any]:
     """Parameters alone, for measuring: of a run's checkpoint at `step`, or of its latest; `(step, params)`.
 
-    `averaged` takes their exponential average. Raises FileNotFoundError naming the folder where there is no checkpoint,
-    ValueError listing the steps there are, or where no average was kept.
+    `averaged` takes their exponential average. It can be called while a program is traced, whose constants they are.
+    Raises FileNotFoundError naming the folder where there is no checkpoint, ValueError listing the steps there are, or
+    where no average was kept.
     """
     steps = saved_steps(folder)
     step = steps[-1] if step is None else step
     path = (pathlib.Path(folder) / "checkpoints").absolute()
     if step not in steps:
         raise ValueError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    with ocp.CheckpointManager(path) as saved:
-        state = saved.restore(step, args=ocp.args.StandardRestore())
+    with ThreadPoolExecutor(1) as apart:  # not part of a program that is being traced here, in which nothing is read
+        state = apart.submit(_restore, path, step).result()
     if averaged and not jax.tree.leaves(state.get("ema")):
         raise ValueError(f"{path} holds no averaged parameters: train with ema_decay above 0")
     return step, state["ema" if averaged else "params"]
+
+
+def _restore(path: pathlib.Path, step: int) -> Any:
+    with ocp.CheckpointManager(path) as saved:
+        return saved.restore(step, args=ocp.args.StandardRestore())

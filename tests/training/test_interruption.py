@@ -147,6 +147,8 @@ def test_what_is_kept_and_what_is_averaged(tmp_path):
     assert checkpoints.saved_steps(tmp_path) == sorted({best, 12})
     assert all(row["ema"]["total"] > 0 for row in rows) and rows[0]["ema"]["total"] == rows[0]["total"]
     _, averaged = checkpoints.restore_params(tmp_path, averaged=True)
+    traced = jax.jit(lambda: checkpoints.restore_params(tmp_path, averaged=True)[1])()
+    jax.tree.map(np.testing.assert_array_equal, traced, averaged)
     np.testing.assert_array_equal(averaged, state.ema)
     loop.train(toy_task(), SETTINGS, tmp_path / "plain", title="toy")
     with pytest.raises(ValueError, match="no averaged parameters"):
