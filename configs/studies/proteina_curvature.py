@@ -15,6 +15,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "Training-dynamics paper, section 3.4 (Proteina), whose 1.5 thousand parameters these are at scale",
         base(scale),
     )
+    config.made = "synthetic chains"
     step, chains, n_seeds = {"cpu": (STEP, 8, 3), "smoke": (4, 1, 1)}.get(scale, (STEP, 4, 3))
     if scale != "smoke":
         config.base.model.preset = "tiny" if scale == "cpu" else "60M"

@@ -13,6 +13,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "Training-dynamics paper, Figures 2 and 3 (Proteina)",
         base(scale),
     )
+    config.made = "synthetic chains"
     models, fractions, seeds = {
         "cpu": (("micro", "tiny"), (0.05, 1.0), (0,)),
         "smoke": (("micro",), (1.0,), (0,)),

@@ -13,6 +13,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "none: published are pointwise errors alone",
         base(scale),
     )
+    config.made = "synthetic chains"
     model, chains, steps = {
         "cpu": ("tiny", 64, 50),
         "smoke": ("micro", 8, 3),

@@ -13,6 +13,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "none: the targets are this project's",
         base(scale),
     )
+    config.made = "synthetic chains"
     model, n_seeds = {"cpu": ("micro", 2), "smoke": ("micro", 1), "gpu": ("small", 2), "paper": ("60M", 2)}[scale]
     config.base.model.preset = model
     config.axes = (

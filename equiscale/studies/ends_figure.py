@@ -69,6 +69,6 @@ def ends_figure(study: Study, arms: Mapping[str, Rows]) -> Figure:
         ax.grid(alpha=0.25)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", fontsize=8)
-    note = f"{study.title}; solid: trained, dotted: untrained, two standard errors"
+    note = f"{study.heading}; solid: trained, dotted: untrained, two standard errors"
     figure.suptitle(textwrap.fill(note, 100), fontsize=10)
     return figure

@@ -66,6 +66,7 @@ class Study(NamedTuple):
     measurements: Sequence[Measurement] = ()  # in this order
     pretraining: "Study | None" = None  # the runs that some start from
     against: str = ""  # a field of numbers that ends of runs are drawn against
+    made: str = ""  # what the data is where it was made here and is not real; said on every figure
 
     @classmethod
     def of(cls, config: ConfigDict, default: ConfigDict, first: ConfigDict | None = None) -> "Study":
@@ -80,7 +81,7 @@ class Study(NamedTuple):
         overrides = {name: value for name, value in base.items() if value != usual[name]}
         task, preset = config.base.task, config.base.preset
         study = cls(config.title, config.reproduces, task, preset, overrides, config.axes, config.measurements)
-        study = study._replace(against=config.against)
+        study = study._replace(against=config.against, made="" if config.base.data.folder else config.made)
         if "pretraining" not in config:
             return study
         known = dict(flat(first.to_dict()))
@@ -96,6 +97,11 @@ class Study(NamedTuple):
             against="",
         )
         return study._replace(pretraining=own)
+
+    @property
+    def heading(self) -> str:
+        """The title, with what the data is if it is not real."""
+        return f"{self.title} ({self.made})" if self.made else self.title
 
     def runs(self, only: str = "*") -> list[Run]:
         """All combinations, the last axis fastest, whose names match `only`. Raises ValueError if none does."""
@@ -160,6 +166,7 @@ def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> Con
     config = ConfigDict({"scale": scale, "title": title, "reproduces": reproduces})
     config.base = base
     config.against = ""  # a field that the ends of runs are drawn against
+    config.made = ""  # what data is that is not real, as long as `base.data.folder` names none
     config.measurements = ()  # none besides what a training logs
     config.base.evaluation.instruments = ()  # a study compares losses; the instruments would take most of its time
     return config

@@ -111,11 +111,11 @@ def write(
     arms = by_arm(found, {name: study.arm(run) for name, run in runs.items()})
     if not arms:
         raise ValueError(f"no run in {workdir} has measured anything yet: nothing to report")
-    figures = {"percent": percent_figure(arms, study.title)}
+    figures = {"percent": percent_figure(arms, study.heading)}
     if len(study.tasks) == 1:  # losses of several tasks have no common unit
-        figures["cost"] = cost_figure(arms, study.title)
+        figures["cost"] = cost_figure(arms, study.heading)
         if len(arms) <= MOST_PANELS:
-            figures["components"] = components_figure(arms, study.title)
+            figures["components"] = components_figure(arms, study.heading)
     if study.against:
         figures["ends"] = ends_figure(study, arms)
     rows = [_last(arm, curve) for arm, curve in arms.items()]
@@ -138,7 +138,7 @@ def write(
     sections.append(("Where each arm ended", _table(rows, arms) + units))
     scores = {arm: curve[-1]["properties"] for arm, curve in arms.items() if "properties" in curve[-1]}
     if scores:
-        image = save_figure(properties_figure(scores, study.title), workdir / "properties.png")
+        image = save_figure(properties_figure(scores, study.heading), workdir / "properties.png")
         write_csv(workdir / "properties.csv", property_rows(scores))
         sections.append(("How well each property is predicted", image + properties_table(scores)))
     first = {}
@@ -146,13 +146,13 @@ def write(
         if name in found and found[name].rows and all("head" in row for row in found[name].rows):
             first.setdefault(study.arm(run), found[name].rows)
     if first:
-        sections.append(head_report.section(workdir, first, study.title))
+        sections.append(head_report.section(workdir, first, study.heading))
     of_times: dict[str, list[Rows]] = {}
     for name, run in runs.items():
         if name in found and found[name].rows and all("times" in row for row in found[name].rows):
             of_times.setdefault(study.arm(run), []).append(found[name].rows)
     if of_times:
-        sections += flow_times_report.sections(workdir, of_times, study.title)
+        sections += flow_times_report.sections(workdir, of_times, study.heading)
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:
@@ -166,7 +166,7 @@ def write(
     what = {"task": study.task, "preset": study.preset, "overrides": dict(study.overrides), "axes": axes}
     sections.append(("What was run", f"<pre>{html.escape(command)}\n\n{html.escape(json.dumps(what, indent=2))}</pre>"))
     path = workdir / "report.html"
-    write_report(path, title=study.title, found=_sentences(study, arms), sections=sections)
+    write_report(path, title=study.heading, found=_sentences(study, arms), sections=sections)
     return path
 
 

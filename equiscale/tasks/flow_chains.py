@@ -255,4 +255,6 @@ def from_config(config: ConfigDict, augmentation: str, cache_dir: str | None = N
         evaluation_batch=config.evaluation.batch_size,
         seed=config.seed,
     )
-    return FlowExperiment(task, model, sets.measured, sets.reports)
+    what = "chains" if config.data.folder else "synthetic chains"
+    named = task._replace(name=f"flow matching of {what}, augmentation {augmentation}")
+    return FlowExperiment(named, model, sets.measured, sets.reports)

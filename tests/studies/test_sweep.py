@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import denoise_voxels
-from configs.studies import voxmol_percent, voxmol_properties
+from configs.studies import proteina_percent, voxmol_percent, voxmol_properties
 from equiscale.studies import ends_figure, sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
 from equiscale.tasks.property_scores import STATISTICS
@@ -110,6 +110,14 @@ def test_runs_start_from_one_of_the_same_molecules_network_and_seed():
     ]
     with pytest.raises(ValueError, match="has no pretraining"):
         study._replace(pretraining=None).check(config_of)
+
+
+def test_data_that_is_not_real_is_said_on_every_figure():
+    config = proteina_percent.get_config("smoke")
+    assert study_of(config).heading.endswith("(synthetic chains)")
+    config.base.data.folder = "sets/pdb"
+    assert study_of(config).heading == config.title
+    assert STUDY.heading == STUDY.title
 
 
 def test_only_what_differs_from_the_preset_is_said():
