@@ -55,10 +55,8 @@ def test_started_again_it_goes_on_and_with_another_config_it_refuses(finished):
     "argument, words",
     [
         ("--config.trainning.steps=3", "trainning"),
-        ("--config.training.stepps=3", "stepps"),
         ("--config.preset=huge", "cpu, gpu, smoke"),
         ("--config.model.preset=huge", "tiny, small, full"),
-        ("--steps=3", "steps"),
     ],
 )
 def test_mistyped_settings_are_refused(argument, words, tmp_path):
