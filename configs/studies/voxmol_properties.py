@@ -19,7 +19,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.pretraining = pretraining_of(denoise_voxels.get_config(preset))
     config.pretraining.evaluation.instruments = ()
     models, seeds = {
-        "cpu": (("cpu_0.06M",), (0,)),
+        "cpu": (("cpu_0.3M",), (0,)),
         "smoke": (("cpu_0.02M",), (0,)),
         "gpu": (("tiny",), (0, 1)),
         "paper": (("tiny", "small", "full"), (0, 1, 2)),
@@ -41,7 +41,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     if scale == "cpu":
         config.base.training.steps = config.pretraining.training.steps = 200
-        config.pretraining.evaluation.points = 3
+        config.base.evaluation.points = config.pretraining.evaluation.points = 2
     elif scale == "gpu":
         config.pretraining.training.steps, config.pretraining.training.learning_rate = 20_000, 2e-4
     return config
