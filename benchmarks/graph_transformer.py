@@ -23,6 +23,7 @@ from benchmarks.voxel_unet import DEVICE, seconds
 from equiscale.data import nci
 from equiscale.data.buckets import bucket_lengths, bucket_rows
 from equiscale.data.neighbours import build
+from equiscale.flops import flops
 from equiscale.models.graph_transformer import PRESETS, GraphTransformer
 from equiscale.training.state import n_parameters
 
@@ -93,8 +94,7 @@ def compare(preset: str, molecules, k: int, turns: int) -> str:
         times = seconds({"ours": here[part], "torch": there[part]}, turns)
         rates = "".join(f"{n_atoms / t:10.0f}" for t in times.values())
         row += f"{rates} {times['torch'] / times['ours']:5.2f}x"
-    flops = (step.lower(held["state"], batch, target).compile().cost_analysis() or {}).get("flops", 0.0)
-    return row + f"{flops / times['ours'] / 1e9:10.1f}"
+    return row + f"{flops(step, held['state'], batch, target) / times['ours'] / 1e9:10.1f}"
 
 
 def attainable() -> float:

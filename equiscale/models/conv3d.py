@@ -18,7 +18,7 @@ is all JAX needs to give `grad`, `jvp`, Hessian-vector products and `vmap` of an
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from equiscale.flops import RULES, flops
 from equiscale.varying import vary_alike
 
 Formulation = Literal["direct", "slabs"]
@@ -283,3 +284,13 @@ _kernel_gradient_p = _bilinear_primitive(
         lambda k, x, y, taps, padding: _conv(x, k, padding=padding),
     ),
 )
+
+
+def _operations(x: Any, kernel: Any, padding: int) -> int:
+    """Of either map: it meets each number of x with each weight that covers it."""
+    settings = {"window_strides": (1,) * 3, "padding": ((padding, padding),) * 3, "dimension_numbers": _NDHWC}
+    return flops(partial(lax.conv_general_dilated, **settings), x, kernel)
+
+
+RULES[_conv_p.name] = lambda eqn: _operations(eqn.invars[0].aval, eqn.invars[1].aval, eqn.params["padding"])
+RULES[_kernel_gradient_p.name] = lambda eqn: _operations(eqn.invars[0].aval, eqn.outvars[0].aval, eqn.params["padding"])

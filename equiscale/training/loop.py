@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from equiscale.flops import flops_of
 from equiscale.parameters import group_names
 from equiscale.tasks.task import Task
 from equiscale.training import checkpoints
@@ -73,7 +74,7 @@ def train(
         log = MetricLog(folder, up_to_step=first, tensorboard=tensorboard)
         batches = program.feed.batches(first, settings.steps)
         bar.n = bar.initial = bar.last_print_n = first  # steps of an earlier start do not count for the speed
-        steps_then, seconds_then, flops = first, 0.0, 0.0
+        steps_then, seconds_then, flops = first, 0.0, 0
 
         def check(report: Report, step: int) -> None:
             if not report.finite and not settings.skip_nonfinite:
@@ -94,7 +95,7 @@ def train(
                 state = dataclasses.replace(state, recent=0 * state.recent)
                 done, seconds = step - steps_then, spent.seconds["train"] - seconds_then
                 rates = speed(seconds, done, done * settings.batch_size, flops, peak_flops(mesh))
-                steps_then, seconds_then, flops = step, spent.seconds["train"], 0.0
+                steps_then, seconds_then, flops = step, spent.seconds["train"], 0
                 row |= {"skipped": int(state.skipped), "seconds": time.perf_counter() - began}
                 log.write(row | {"spent": spent.rounded(), **rates})
                 with spent.on("save"):
@@ -136,7 +137,7 @@ class Program(NamedTuple):
     state: TrainState
     feed: Feed
     updates: list[Callable[[TrainState, Any], tuple[TrainState, Report]]]
-    flops: list[float]  # of each update, all devices together, as XLA counts them; 0 where it does not
+    flops: list[int]  # of each update, all devices together
 
 
 def compile_program(task: Task, settings: Settings, mesh: Mesh) -> Program:
@@ -154,9 +155,9 @@ def compile_program(task: Task, settings: Settings, mesh: Mesh) -> Program:
     jitted = jax.jit(
         lambda state, given: update(state, feed.rows(given)), donate_argnums=0, out_shardings=(layout, None)
     )
-    updates = [jitted.lower(state, feed.example(bucket)).compile() for bucket in range(feed.n_buckets)]
-    flops = [mesh.size * (compiled.cost_analysis() or {}).get("flops", 0.0) for compiled in updates]
-    return Program(state, feed, updates, flops)
+    traced = [jitted.trace(state, feed.example(bucket)) for bucket in range(feed.n_buckets)]
+    updates = [t.lower().compile() for t in traced]
+    return Program(state, feed, updates, [flops_of(t.jaxpr.jaxpr) for t in traced])
 
 
 def _divergence(state: TrainState, report: Report, step: int, saved) -> str:

@@ -25,12 +25,10 @@ class Spent:
         return {kind: round(value, 3) for kind, value in self.seconds.items()}
 
 
-def speed(
-    seconds: float, steps: int, examples: int, flops: float | None, peak: float | None
-) -> dict[str, float | None]:
-    """Steps, examples and estimated FLOP a second, and the share of the devices' peak where both are known."""
+def speed(seconds: float, steps: int, examples: int, flops: int, peak: float | None) -> dict[str, float | None]:
+    """Steps, examples and FLOP a second, and the share of the devices' peak where both are known."""
     measured = steps > 0 and seconds > 0
-    per_second = flops / seconds if measured and flops else None
+    per_second = flops / seconds if measured else None
     return {
         "steps_per_second": steps / seconds if measured else None,
         "examples_per_second": examples / seconds if measured else None,

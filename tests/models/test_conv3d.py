@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from jax.sharding import PartitionSpec as P
 
+from equiscale.flops import flops
 from equiscale.models import conv3d as module
 from equiscale.models.conv3d import conv3d, conv3d_transpose
 
@@ -215,3 +216,13 @@ def test_errors_name_the_offending_value(x, kernel, options, message):
 def test_the_transposed_convolution_takes_kernels_of_side_4_only():
     with pytest.raises(ValueError, match=r"cube of side \(4,\)"):
         conv3d_transpose(jnp.zeros((1, 4, 4, 4, 2)), jnp.zeros((3, 3, 3, 2, 2)))
+
+
+def test_slabs_cost_what_convolutions_cost():
+    args = jax.ShapeDtypeStruct((2, 8, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 3, 5), jnp.float32)
+
+    def cost(formulation):
+        loss = lambda x, kernel: conv3d(x, kernel, formulation=formulation).sum()  # noqa: E731
+        return flops(jax.value_and_grad(loss, argnums=(0, 1)), *args)
+
+    assert cost("slabs") == pytest.approx(cost("direct"), rel=0.01)
