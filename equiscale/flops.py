@@ -18,8 +18,8 @@ import numpy as np
 # They carry numbers and compute none.
 MOVES = frozenset(
     "broadcast_in_dim concatenate convert_element_type copy copy_p device_put dynamic_slice dynamic_update_slice "
-    "gather iota optimization_barrier pad pvary reduce_precision reshape rev scatter select_n sharding_constraint slice sort "
-    "split squeeze stop_gradient transpose".split()
+    "gather iota optimization_barrier pad pvary reduce_precision reshape rev scatter select_n sharding_constraint "
+    "slice sort split squeeze stop_gradient transpose".split()
 )
 
 # Of primitives that are not JAX's own, by name: the operations of an equation. Whoever makes one says what it costs.
@@ -53,7 +53,7 @@ def _equation(eqn: jex.JaxprEqn) -> int:
     if name == "shard_map":
         return params["mesh"].size * flops_of(params["jaxpr"])
     if inner := [value for value in params.values() if isinstance(value, (jex.Jaxpr, jex.ClosedJaxpr))]:
-        # Besides its body a call may carry derivative rules, but those are functions. Of a reduction it is the operator.
+        # A call's body; its derivative rules are functions. That of a reduction is its operator.
         if not name.startswith(("reduce", "scatter", "cum")):
             return flops_of(getattr(inner[0], "jaxpr", inner[0]))
     if name == "dot_general":
