@@ -27,6 +27,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     if scale == "smoke":
         spherical = {name: spherical[name] for name in ("full", "no norm, no attention")}
     arms = {name: fields_of(fields) for name, fields in spherical.items()}
+    config.base.evaluation.instruments = ("properties",)
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
     return config
 

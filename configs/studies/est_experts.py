@@ -27,5 +27,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     for balance in {"cpu": (0.01,), "smoke": ()}.get(scale, (0.001, 0.01, 0.1)):
         arms[f"the best 2 of {most}, balance {balance:g}"] = both | {"top_k": 2, "balance": balance}
     arms = {name: fields_of(fields) for name, fields in arms.items()}
+    config.base.evaluation.instruments = ("properties",)
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
     return config
