@@ -69,8 +69,9 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.evaluation.batch_size = 24
     config.evaluation.points = 9
     config.evaluation.at = (0,)  # steps to evaluate at besides
-    # Measured at evaluations besides the decomposition: times (all of them), gradient_noise (how much gradients vary
-    # with either target), gradients, extremes (of the Hessians), spectrum (dense: small choices of parameters).
+    # Measured at evaluations besides the decomposition: times (all of them), gradients_by_time (of its components
+    # there), gradient_noise (how much gradients vary with either target), gradients, extremes (of the Hessians),
+    # spectrum (dense: small choices of parameters).
     config.evaluation.instruments = ("times",)
     config.evaluation.instrument_molecules = 8
     config.evaluation.curvature_of = "head/*"  # parameters whose Hessians are meant: the published choice

@@ -1,4 +1,4 @@
-"""Equivariance error of flows by flow time, along a study's runs, from the score "times" of their rows."""
+"""Equivariance error of flows by flow time, along a study's runs, from the scores "times" and "gradients_by_time"."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from equiscale import propositions
+from equiscale.propositions import Run
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.figures import COLOURS, Rows, step_axis
 from equiscale.studies.report import save_figure, table, write_csv
@@ -72,6 +74,41 @@ def by_time(arms: Mapping[str, Rows], title: str) -> Figure:
         ax.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def gradient_ratios(runs: Mapping[str, Rows], title: str) -> tuple[Figure, dict[str, dict[str, float]]]:
+    """Gradient-norm against loss ratio of equiv and mean at each flow time, a panel a run; and their log-log
+    correlations along the run, by run and time.
+    """
+    shown = list(runs.items())[:MOST_PANELS]
+    figure = Figure(figsize=(1.5 + 4.6 * len(shown), 4.4), layout="constrained")
+    found: dict[str, dict[str, float]] = {}
+    for ax, (name, rows) in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+        times = list(rows[0]["gradients_by_time"])
+        found[name] = {}
+        for t, colour in zip(times, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(times))), strict=True):
+            run = Run.of([row["gradients_by_time"][t] for row in rows])
+            found[name][t] = r = propositions.log_log_correlation(run)
+            label = f"t = {t}, R = {r:.2f}"
+            ax.plot(run.ratio, run.purity, "o-", color=colour, markersize=3, linewidth=0.7, label=label)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("loss ratio equiv / mean")
+        ax.grid(alpha=0.25)
+        ax.set_title(name, fontsize=10)
+        ax.legend(fontsize=7)
+    figure.axes[0].set_ylabel("gradient-norm ratio equiv / mean")
+    figure.suptitle(title, fontsize=10)
+    return figure, found
+
+
+def gradient_section(workdir: pathlib.Path, runs: Mapping[str, Rows], title: str) -> tuple[str, str]:
+    """A heading and body for a report of one run of each arm; the figure is written beside it."""
+    figure, correlations = gradient_ratios(runs, title)
+    times = list(next(iter(correlations.values())))
+    lines = [(name, *(f"{r[t]:.2f}" for t in times)) for name, r in correlations.items()]
+    body = save_figure(figure, workdir / "gradients_by_time.png") + table(("log-log R at flow time", *times), lines)
+    return "Gradients by flow time", body
 
 
 def sections(workdir: pathlib.Path, runs: Mapping[str, Sequence[Rows]], title: str) -> list[tuple[str, str]]:

@@ -153,6 +153,12 @@ def write(
             of_times.setdefault(study.arm(run), []).append(found[name].rows)
     if of_times:
         sections += flow_times_report.sections(workdir, of_times, study.heading)
+    with_gradients: dict[str, Rows] = {}
+    for name, run in runs.items():
+        if name in found and found[name].rows and all("gradients_by_time" in row for row in found[name].rows):
+            with_gradients.setdefault(study.arm(run), found[name].rows)
+    if with_gradients:
+        sections.append(flow_times_report.gradient_section(workdir, with_gradients, study.heading))
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:

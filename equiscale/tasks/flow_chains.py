@@ -26,6 +26,7 @@ from equiscale.data.chains import Chains
 from equiscale.data.point_noise import noise
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
+from equiscale.gradients import Norms, gradients
 from equiscale.models import flow_path as path
 from equiscale.models.flow_pairs import distances
 from equiscale.models.flow_transformer import PRESETS, TURNED, Chain, Flow, FlowTransformer
@@ -85,7 +86,7 @@ def make_task(
     is learned towards the mean over all turns that a noisy chain may have had, which is the same on average.
 
     `time` is the flow time of what is decomposed; the score "times" does so at each of `times`, without a guess, with
-    the same noise and rotations at all.
+    the same noise and rotations at all, and "gradients_by_time" takes the gradients of the components there.
 
     Raises ValueError for an unknown target or augmentation, for times that are not from 0 to below 1, and for mean
     targets of chains that are not turned at random: their mean over turns is not what is seen.
@@ -161,6 +162,16 @@ def make_task(
 
         return jax.lax.map(one, jnp.asarray(times, jnp.float32))
 
+    def gradients_at_times(params, rows: ChainRows) -> tuple[Mapping[str, Array], Norms]:
+        """The losses and the norms of their gradients, side by side for each of the times."""
+
+        def one(t):
+            x, y, weight, mask, _ = pair(rows, t)
+            found = gradients(predict, params, symmetry, x, y, key=element_key, mask=mask, weight=weight)
+            return found.losses, found.norms
+
+        return jax.lax.map(one, jnp.asarray(times, jnp.float32))
+
     def noise_of_gradients(params, rows: ChainRows) -> dict[str, Spread]:
         """Of the losses of both targets, over turns, times and noise of the same chains."""
 
@@ -172,7 +183,10 @@ def make_task(
 
         return {target: of(target) for target in TARGETS}
 
-    scores = {"times": Score(at_times, functools.partial(times_record, times=times))}
+    scores = {
+        "times": Score(at_times, functools.partial(times_record, times=times)),
+        "gradients_by_time": Score(gradients_at_times, functools.partial(gradients_record, times=times)),
+    }
     if augmentation == "haar":
         scores["gradient_noise"] = Score(noise_of_gradients, spread_record)
     return Task(
@@ -203,6 +217,22 @@ def distogram_loss(
     entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), of_pairs[..., None], -1)[..., 0]
     both = mask[:, :, None] & mask[:, None]
     return jnp.where(both, entropy, 0).sum((1, 2)) / jnp.maximum(both.sum((1, 2)), 1)
+
+
+def gradients_record(
+    batches: Sequence[tuple[Mapping[str, Array], Norms]], times: Sequence[float]
+) -> dict[str, dict[str, float]]:
+    """By flow time, under the names of `Gradients.record`: losses and norms of their gradients, means over batches."""
+    found = {}
+    for i, t in enumerate(times):
+        rows = []
+        for losses, norms in batches:
+            at = Norms(*(a[i] for a in norms))
+            numbers = {f"loss_{name}": a[i] for name, a in losses.items()}
+            numbers |= {f"gradient_{name}": a for name, a in at._asdict().items()} | {"gradient_purity": at.purity}
+            rows.append(numbers)
+        found[f"{t:g}"] = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return found
 
 
 def times_record(batches: Sequence[Decomposition], times: Sequence[float]) -> Mapping[str, Any]:

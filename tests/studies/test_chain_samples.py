@@ -32,6 +32,19 @@ def test_samples_are_measured_beside_references(made, tmp_path):
     assert len((tmp_path / "samples.csv").read_text().splitlines()) == 1 + 3 * 2
 
 
+def test_gradients_that_shrink_as_a_power_of_the_loss_correlate_fully(tmp_path):
+    def row(step, power):
+        ratio = 0.5 ** (step + 1)
+        of_time = {"loss_mean": 2.0, "loss_equiv": 2 * ratio, "gradient_cosine": 0.0}
+        return of_time | {"gradient_mean": 3.0, "gradient_equiv": 3 * ratio**power}
+
+    curve = [{"step": i, "gradients_by_time": {"0": row(i, 0.5), "0.9": row(i, -1.0)}} for i in range(4)]
+    _, found = flow_times_report.gradient_ratios({"micro": curve}, "flows")
+    assert found["micro"] == {"0": pytest.approx(1), "0.9": pytest.approx(-1)}
+    _, body = flow_times_report.gradient_section(tmp_path, {"micro": curve}, "flows")
+    assert "1.00" in body and (tmp_path / "gradients_by_time.png").exists()
+
+
 def test_percents_by_flow_time_are_averaged_over_seeds(tmp_path):
     def row(step, percent):
         values = {"total": 2.0, "equiv": 0.02 * percent, "percent": percent, "percent_reducible": 2 * percent}

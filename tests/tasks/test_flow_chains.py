@@ -41,7 +41,7 @@ class Plain(nn.Module):
         a, b, c = self.param("abc", nn.initializers.constant(0.1), (3,))
         x = chain.positions
         velocity = a * x + b * x * jnp.square(x).sum(-1, keepdims=True) + c * chain.guess
-        velocity += self.shift * jnp.array([1.0, 0, 0])
+        velocity += self.param("shift", nn.initializers.constant(self.shift), ()) * jnp.array([1.0, 0, 0])
         return Flow(jnp.where(chain.mask[..., None], velocity, 0), None)
 
 
@@ -94,6 +94,19 @@ def test_every_flow_time_is_measured_as_if_it_were_the_only_one():
             assert row[name] == pytest.approx(float(getattr(one, name)), rel=1e-4), (t, name)
         assert row["equiv"] == pytest.approx(0.03, rel=0.3) and row["percent_reducible"] > row["percent"]
         assert row["total_of_clean"] == pytest.approx(row["total"] * (1 - float(t)) ** 2)
+
+
+def test_gradients_at_a_flow_time_are_those_of_its_decomposition():
+    task = make(Plain(shift=0.3), times=(0.0, 0.9))
+    params = task.init(jax.random.key(0))
+    measured = jax.jit(task.scores["gradients_by_time"].measure)
+    record = task.scores["gradients_by_time"].record([jax.device_get(measured(params, b)) for b in task.validation])
+    matched({"gradients_by_time": record}, documented())
+    assert list(record) == ["0", "0.9"]
+    alone = make(Plain(shift=0.3), time=0.9)
+    rows = [alone.gradients(params, batch).record() for batch in alone.validation]
+    for name, value in record["0.9"].items():
+        assert value == pytest.approx(np.mean([row[name] for row in rows]), rel=1e-3), name
 
 
 def test_mean_targets_teach_the_same_with_less_noise():
