@@ -38,5 +38,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     config.base.evaluation.instruments = ("alignment",)
     if scale == "cpu":
-        config.base.evaluation.points = 6
+        config.base.training.steps, config.base.evaluation.points = 400, 6
     return config
