@@ -92,11 +92,14 @@ def continuity_along(
     path = jnp.where(real[..., None], path, 0)
     n = len(path)
 
-    def at(t):
-        return f(move(x, t[:, None, None] * path))
+    def moved(by):
+        return f(move(x, by))
 
+    # At the cuts between pieces, and with the points moved by their last digit.
     cuts = jnp.linspace(0, 1, pieces + 1, dtype=path.dtype)
-    values = jax.lax.map(lambda t: at(jnp.full(n, t)), cuts)  # [pieces + 1, batch, ...]
+    digit = jnp.where(real[..., None], jnp.finfo(points.dtype).eps * points, 0)
+    everything = jax.lax.map(moved, jnp.concatenate([cuts[:, None, None, None] * path, digit[None]]))
+    values, rounded = (jax.tree.map(lambda v: v[:-1], everything), jax.tree.map(lambda v: v[-1], everything))
     start = jax.tree.map(lambda v: v[0], values)
     norm = _root_mean_square(start, mask)
 
@@ -115,7 +118,7 @@ def continuity_along(
 
     def halve(state, width):
         t, low, high = state
-        middle = at(t + width)
+        middle = moved((t + width)[:, None, None] * path)
         left, right = change(low, middle), change(middle, high)
         first = left >= right
         kept = jnp.where(first, t, t + width), _select(first, low, middle), _select(first, middle, high)
@@ -126,9 +129,7 @@ def continuity_along(
 
     steps = 0.5 ** jnp.arange(len(coarse) + halvings, dtype=path.dtype)[:, None] * _root_mean_square(path, real)(path)
     over = jnp.where(steps > 0, 1 / jnp.where(steps > 0, steps, 1), 0)
-    digit = jnp.where(real[..., None], jnp.finfo(points.dtype).eps * points, 0)
-    rounding = change(f(move(x, digit)), start)
-    return Continuity(steps, jnp.concatenate([jnp.stack(coarse), fine]) * over, rounding * over)
+    return Continuity(steps, jnp.concatenate([jnp.stack(coarse), fine]) * over, change(rounded, start) * over)
 
 
 def _root_mean_square(like: Any, mask: Any) -> Callable[[Any], Float[Array, " batch"]]:
