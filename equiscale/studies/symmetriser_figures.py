@@ -43,16 +43,16 @@ def _losses(ax, rows, colours) -> None:
     ax.axhline(
         plain["turned"], color="black", linestyle=":", linewidth=1.2, label=f"{PLAIN}, examples turned at random"
     )
-    haar = [row for row in others if _is_haar(row["method"])]
+    haar, rest = ([row for row in others if _is_haar(row["method"]) == wanted] for wanted in (True, False))
     look = {"capsize": 3, "markersize": 6}
 
     def bars(rows):
         return column(rows, "passes"), column(rows, "loss"), 2 * column(rows, "difference_stderr")
 
     ax.errorbar(*bars(haar), fmt="o-", color=COLOURS[0], label="Haar average (randomised cosets)", **look)
-    for marker, row in zip("sDv", (row for row in others if not _is_haar(row["method"])), strict=False):
-        name = row["method"]
-        ax.errorbar(*bars([row]), fmt=marker, color=colours[name], label=f"{name}, {row['passes']}", **look)
+    for marker, beside, row in zip("sDv", (1.0, 0.94, 1.06), rest, strict=False):  # those of one pass side by side
+        name, (passes, *loss) = row["method"], bars([row])
+        ax.errorbar(beside * passes, *loss, fmt=marker, color=colours[name], label=f"{name}, {row['passes']}", **look)
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(sorted({row["passes"] for row in rows})))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -70,7 +70,7 @@ def _steepness(ax, continuity, colours) -> None:
         ax.plot(steps, continuity["median"][name], "--", color=colour, linewidth=1)
     ax.plot(steps, continuity["floor"], ":", color="0.5", label="rounding")
     shown = [continuity["floor"][-1], *(min(ratios) for ratios in continuity["median"].values())]
-    ax.set_ylim(bottom=max(min(shown), 1e-12) / 3)
+    ax.set_ylim(max(min(shown), 1e-12) / 3, 2 * max(max(ratios) for ratios in continuity["largest"].values()))
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.invert_xaxis()
