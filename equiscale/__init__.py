@@ -24,8 +24,10 @@ from equiscale.actions import (
     trivial,
     vectors,
 )
+from equiscale.continuity import continuity
 from equiscale.decompose import decompose
 from equiscale.decomposition import Decomposition
+from equiscale.frames import canonicalise, frame_average
 from equiscale.grid_shifts import grid_shifts
 from equiscale.groups import (
     Group,
@@ -48,9 +50,12 @@ __all__ = [
     "Loss",
     "Measure",
     "Symmetry",
+    "canonicalise",
     "chain",
     "conjugate",
+    "continuity",
     "decompose",
+    "frame_average",
     "full_octahedral",
     "grid",
     "grid_shifts",

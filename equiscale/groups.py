@@ -89,10 +89,10 @@ class Group:
         """`n` independent randomised cosets {h R : h in H}: H a finite subgroup of that order, R uniform.
 
         The mean over a coset is unbiased because R is uniform, and its variance holds only what H does not average
-        away (for rotations: degrees above 2, 3 and 5 for order 12, 24 and 60), far below that of `order` independent
-        draws when the function is smooth. One coset leaves a bias of -Var(coset mean) in the equivariance loss: it is
-        blind to errors that commute with H (for order 12 and 24 all that treat x, y, z and their signs alike, such
-        as rounding). Two or more cosets are unbiased.
+        away (for rotations: degrees above 1, 2, 3 and 5 for order 4, 12, 24 and 60), far below that of `order`
+        independent draws when the function is smooth. One coset leaves a bias of -Var(coset mean) in the equivariance
+        loss: it is blind to errors that commute with H (up to order 24 all that treat x, y, z and their signs alike,
+        such as rounding). Two or more cosets are unbiased.
         """
         orders = dict(self.subgroups)
         if order not in orders:
@@ -172,12 +172,14 @@ def _matrix_group(name: str, elements: Callable[[], np.ndarray]) -> Group:
     return Group(name, compose_matrices, jnp.transpose, _uniform_choice(elements), elements)
 
 
+_SUBGROUPS = ((4, rotations.half_turns), (12, rotations.tetrahedral), (24, rotations.cube), (60, rotations.icosahedral))
+
 so3 = Group(
     "so3",
     compose_matrices,
     jnp.transpose,
     random_rotation,
-    subgroups=((12, rotations.tetrahedral), (24, rotations.cube), (60, rotations.icosahedral)),
+    subgroups=_SUBGROUPS,
     nodes=rotations.nodes,
     algebra=infinitesimal_rotations,
     exp=exp_rotation,
@@ -188,11 +190,7 @@ o3 = Group(
     compose_matrices,
     jnp.transpose,
     random_orthogonal,
-    subgroups=(
-        (24, _with_inversion(rotations.tetrahedral)),
-        (48, _with_inversion(rotations.cube)),
-        (120, _with_inversion(rotations.icosahedral)),
-    ),
+    subgroups=tuple((2 * order, _with_inversion(proper)) for order, proper in _SUBGROUPS),
     nodes=_orthogonal_nodes,
     algebra=infinitesimal_rotations,
     exp=exp_rotation,

@@ -26,6 +26,12 @@ def _generate(*generators: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
+def half_turns() -> np.ndarray:
+    """The identity and the half turns about x, y, z `[4, 3, 3]`, with exact entries; averages away degree 1."""
+    return np.stack([np.diag(signs) for signs in ((1.0, 1, 1), (1.0, -1, -1), (-1.0, 1, -1), (-1.0, -1, 1))])
+
+
+@functools.cache
 def tetrahedral() -> np.ndarray:
     """The 12 rotations of the tetrahedron `[12, 3, 3]`; averages away degrees 1 and 2."""
     return np.rint(_generate(_axis_angle([1, 1, 1], 2 * np.pi / 3), _axis_angle([0, 0, 1], np.pi)))

@@ -130,18 +130,36 @@ def twirl(
         if n is None:
             raise ValueError("how many examples? all leaves of x are segmented or trivial: pass n_examples=...")
         elements, weights = draw_elements(sym.measure, key, global_ids(example_ids, n, axis_name))
-        twisted = twist(f, sym, segments=segments)
-        return average_over_group(
-            lambda g: (twisted(g, x), {}),
-            elements,
-            weights,
-            chunk=chunk or auto_chunk(sym.measure, n, x),
-            square=lambda tree: jnp.zeros(()),
-            element_axis=element_axis,
-            varying=varying_zero((x, elements)),
-        ).mean
+        return average_twists(
+            f, sym, elements, weights, x, n_examples=n, segments=segments, chunk=chunk, element_axis=element_axis
+        )
 
     return twirled
+
+
+def average_twists(
+    f: Model,
+    sym: Symmetry,
+    elements: Element,
+    weights: Float[np.ndarray, " unit_size"],
+    x: Any,
+    *,
+    n_examples: int,
+    segments: Segments = None,
+    chunk: int | None = None,
+    element_axis: AxisName = None,
+) -> Any:
+    """The weighted mean of g^-1 f(g x) over given elements, in the layout of `draw_elements`; as `twirl` otherwise."""
+    twisted = twist(f, sym, segments=segments)
+    return average_over_group(
+        lambda g: (twisted(g, x), {}),
+        elements,
+        weights,
+        chunk=chunk or auto_chunk(sym.measure, n_examples, x),
+        square=lambda tree: jnp.zeros(()),
+        element_axis=element_axis,
+        varying=varying_zero((x, elements)),
+    ).mean
 
 
 def symmetrise(f: Model, sym: Symmetry, key: PRNGKeyArray, **settings) -> Model:

@@ -51,7 +51,9 @@ def percent_text(row: Mapping[str, Any]) -> str:
     if row["below_floor"]:
         return f"< {row['floor']:.1e} % (floor)"
     error = 2 * row["percent_stderr"]
-    digits = max(0, min(8, -_magnitude(error)))
+    digits = max(0, -_magnitude(error))
+    if digits > 8:
+        return f"{row['percent']:.1e} ± {error:.0e} %"
     return f"{row['percent']:.{digits}f} ± {error:.{digits}f} %"
 
 
