@@ -178,7 +178,7 @@ def test_batches_of_any_size_add_up_to_the_whole():
         es.decompose(
             f, sym, x[a:b], y[a:b], key=KEY, weight=weight[a:b], example_ids=jnp.arange(a, b), per_example=True
         )
-        for a, b in ((0, 4), (4, 5), (5, 11))
+        for a, b in ((0, 4), (4, 11))
     ]
     merged = sum(parts)
     assert_same(whole, merged)

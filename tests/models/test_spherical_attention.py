@@ -53,7 +53,7 @@ def test_fewer_items_at_once_change_nothing():
     parts = SphericalAttention(SPHERE, items_at_once=4)
 
     def value(module):
-        return jax.value_and_grad(lambda p: jnp.sum(jnp.sin(module.apply(p, x, y))))(params)
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(jnp.sin(module.apply(p, x, y)))))(params)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value(whole), value(parts))
 

@@ -22,7 +22,7 @@ def test_below_n_degrees_only_broken_symmetry_tells_stars_apart():
         "exact": lambda degree: expressiveness.make("tfn", degree, 0, 4),
         "sampled": lambda degree: expressiveness.make("est_published_ga", degree, 12, 4),
     }
-    rows = expressiveness.n_fold_table(networks, [1], [2, 3], n_seeds=2, epochs=1)
+    rows = expressiveness.n_fold_table(networks, [1], [3], n_seeds=2, epochs=1)
     exact, sampled = ([row for row in rows if row["network"] == name] for name in networks)
     for row in exact:
         assert not row["possible"] and row["difference"] < 1e-9
