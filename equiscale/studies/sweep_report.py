@@ -148,7 +148,7 @@ def write(
     sections.append(time_to_equivariance.section(workdir, curves_of(found, labels)))
     answers = []
     if study.compare:
-        section, answer = _would_it_pay(workdir, study, arms)
+        section, answer = would_it_pay(workdir, study, arms)
         sections.append(section)
         answers.append(answer)
     if study.fit:
@@ -193,7 +193,7 @@ def write(
     return path
 
 
-def _would_it_pay(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows]) -> tuple[tuple[str, str], str]:
+def would_it_pay(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows]) -> tuple[tuple[str, str], str]:
     """The section that compares two arms, or why it cannot, and its answer in a sentence."""
     try:
         if missing := [name for name in study.compare if name not in arms]:

@@ -21,7 +21,6 @@ STUDY = Study(
     (
         Axis("model", {name: {"model.preset": name} for name in SIZES}),
         one_field("data.fraction", 0.01, 0.1, 1.0),
-        one_field("augmentation", "cube", "none"),
         one_field("seed", 0, 1),
     ),
 )
@@ -64,52 +63,47 @@ def numbers(path):
 
 
 def test_laws_of_both_sizes_and_the_best_of_a_budget(tmp_path):
-    study = STUDY._replace(
-        fit=("parameters", "examples"), compare=("small, fraction 0.1, cube", "large, fraction 1.0, cube")
-    )
+    study = STUDY._replace(fit=("parameters", "examples"))
     found = write_runs(tmp_path, study)
-    page = sweep_report.write(tmp_path, study, found, {}, "").read_text()
-    laws = {(row["law"], row["of"]): row for row in numbers(tmp_path / "scaling_law.csv")}
-    assert list(laws) == [("cube", "total"), ("cube", "percent"), ("none", "total"), ("none", "percent")]
-    for name in ("cube", "none"):
-        loss, percent = laws[name, "total"], laws[name, "percent"]
-        assert float(loss["exponent_examples_low"]) < 0.25 < float(loss["exponent_examples_high"])
-        assert float(percent["exponent_examples"]) == pytest.approx(0.5, rel=0.1)
-    assert float(laws["cube", "total"]["exponent_parameters"]) == pytest.approx(0.4, rel=0.3)
-    assert "exponent of parameters is not determined" in laws["cube", "percent"]["undetermined"]
+    arms = sweep_report.by_arm(found, {run.name: study.arm(run) for run in study.runs()})
+    _, page = section(tmp_path, study, found, arms)
+    loss, percent = numbers(tmp_path / "scaling_law.csv")
+    assert (loss["of"], percent["of"]) == ("total", "percent") and loss["arms"] == "9"
+    assert float(loss["exponent_examples_low"]) < 0.25 < float(loss["exponent_examples_high"])
+    assert float(loss["exponent_parameters"]) == pytest.approx(0.4, rel=0.3)
+    assert float(percent["exponent_examples"]) == pytest.approx(0.5, rel=0.1)
+    assert "exponent of parameters is not determined" in percent["undetermined"]
     assert "an update takes 6 FLOP a parameter and example" in page
     assert (tmp_path / "scaling_law.png").stat().st_size > 5_000
-    assert "Would it pay?" in page and page.count("At this budget large, fraction 1.0, cube does not pay at equal") == 2
 
 
 def test_one_size_may_be_a_field_of_the_config_and_lines_keep_the_other_apart(tmp_path):
-    study = STUDY._replace(fit=("data.fraction",), axes=(*STUDY.axes[:2], STUDY.axes[-1]))
+    study = STUDY._replace(fit=("data.fraction",))
     found = write_runs(tmp_path, study, sizes=False)
-    lines = lines_of(tmp_path, study, found)
-    assert len(lines) == 6 and {line.name for line in lines} == set(SIZES)
-    for line in lines:
-        assert line.x[:, 0].tolist() == [0.01, 0.1, 1.0] and np.shape(line.values) == (3, 2)
-        if line.of == "percent":
-            assert line.fit.law.exponents[0] == pytest.approx(0.5, rel=0.02)
-        else:
-            assert line.fit is None and line.why == "3 points: a law of 3 parameters needs at least 4"
     _, page = section(tmp_path, study, found, {})
+    rows = numbers(tmp_path / "scaling_law.csv")
+    assert [(row["law"], row["of"], row["arms"]) for row in rows] == [(name, "percent", "3") for name in SIZES]
+    for row in rows:
+        assert float(row["exponent_data.fraction"]) == pytest.approx(0.5, rel=0.02) and float(row["offset"]) == 0
     assert "No law of the loss (small): 3 points: a law of 3 parameters needs at least 4." in page
     assert "small: the percent falls as data.fraction to the power -0." in page
 
 
-def test_why_there_is_no_law_or_answer_is_said(tmp_path):
-    arms = ("small, fraction 0.1, none", "large, fraction 0.1, none")
-    study = STUDY._replace(fit=("examples",), compare=arms)
+def test_a_report_answers_or_says_why_not(tmp_path):
+    axes = (Axis("model", {name: {"model.preset": name} for name in SIZES}), one_field("data.fraction", 0.1, 1.0))
+    study = STUDY._replace(axes=axes, fit=("examples",), compare=("small, fraction 0.1", "small, fraction 1.0"))
     found = write_runs(tmp_path, study, sizes=False)
     found = {name: p for name, p in found.items() if "large" not in name}
     page = sweep_report.write(tmp_path, study, found, {}, "").read_text()
-    assert "No law of the loss (small, cube): their folders do not say how many examples." in page
-    assert "No law of the percent (large, none): none of its runs is finished." in page
-    assert "Not to be told: large, fraction 0.1, none has not been measured yet." in page
+    assert page.count("At this budget small, fraction 1.0 pays at equal time: after 2 seconds") == 2
+    assert (tmp_path / "efficiency_gap.png").exists() and (tmp_path / "time_to_equivariance.csv").exists()
+    assert "No law of the loss (small): their folders do not say how many examples." in page
+    assert "No law of the percent (large): none of its runs is finished." in page
     assert not (tmp_path / "scaling_law.csv").exists()
+    (_, body), answer = sweep_report.would_it_pay(tmp_path, study._replace(compare=("large", "small")), {})
+    assert body == "<p>Not to be told: large has not been measured yet.</p>" and answer == ""
+    (tmp_path / "runs" / study.runs()[0].name / "sizes.json").write_text('{"model.preset": "small"}')
     with pytest.raises(ValueError, match=r"model\.preset='small' is no number"):
-        (tmp_path / "runs" / study.runs()[0].name / "sizes.json").write_text('{"model.preset": "small"}')
         lines_of(tmp_path, study._replace(fit=("model.preset",)), dict(list(found.items())[:1]))
 
 
