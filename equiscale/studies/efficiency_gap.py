@@ -122,8 +122,9 @@ def verdict(gap: Gap) -> str:
     answer = "pays" if ratio.high < 1 else "does not pay" if ratio.low > 1 else "may or may not pay"
     part = "the plain arm's whole budget" if match.share > 0.995 else f"{100 * match.share:.0f} % of the plain arm's"
     return (
-        f"At this budget {equivariant} {answer} {EQUAL[cost]}: after {match.at:.3g} {UNITS[cost]} ({part}) its loss is "
-        f"{match.equivariant:.3g}, {_range(ratio)} times the {match.plain:.3g} of {plain}."
+        f"At this budget the equivariant arm ({equivariant}) {answer} {EQUAL[cost]}: after {match.at:.3g} "
+        f"{UNITS[cost]} ({part}) its loss is {match.equivariant:.3g}, {_range(ratio)} times the {match.plain:.3g} of "
+        f"{plain}."
     )
 
 
@@ -149,14 +150,14 @@ def paragraph(gap: Gap) -> list[str]:
 
 
 def _reached(gap: Gap) -> str:
-    plain, equivariant = gap.names
+    plain, _ = gap.names
     value, low, high = gap.reached
     n_plain, n_equivariant = gap.steps
     if value == NEVER:
         some = "" if low == NEVER else f" (within errors it may, from step {low:.0f} on)"
-        return f"{equivariant} does not reach the last loss of {plain} in {n_equivariant} steps{some}."
+        return f"It does not reach the last loss of {plain} in {n_equivariant} steps{some}."
     until = f"more than {n_equivariant}" if high == NEVER else f"{high:.0f}"
-    return f"{equivariant} needs {value:.0f} steps ({low:.0f} to {until}) for what takes {plain} {n_plain}."
+    return f"It needs {value:.0f} steps ({low:.0f} to {until}) for what takes {plain} {n_plain}."
 
 
 def _break_even(gap: Gap, cost: str) -> str:

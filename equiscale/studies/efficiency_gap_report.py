@@ -2,6 +2,8 @@
 
 import html
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -81,22 +83,24 @@ def section(
     write_csv(workdir / "efficiency_gap.csv", rows)
     sentences = paragraph(gap)
     header = ("at equal", "cost", *names, "ratio", "cost of a step", "may be times as much")
-    lines = [
-        (
-            UNITS[row["cost"]],
-            *(f"{row[name]:.3g}" if isinstance(row.get(name), float) else str(row.get(name, "")) for name in NUMBERS),
-        )
-        for row in rows
-    ]
+    lines = [(UNITS[row["cost"]], *(_text(row, name) for name in NUMBERS)) for row in rows]
     text = html.escape(" ".join(sentences))
     return (HEADING, f"{image}<p>{text}</p>{table(header, lines)}{NOTE}"), sentences[0]
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    """A number of the table, with its interval where it has one."""
+    if not isinstance(value := row.get(name, ""), float):
+        return value
+    ends = f" ({row[f'{name}_low']:.2g} to {row[f'{name}_high']:.2g})" if f"{name}_low" in row else ""
+    return f"{value:.3g}{ends}"
 
 
 def _numbers(gap: Gap, cost: str) -> dict[str, float]:
     match, even = gap.matches[cost], gap.break_even.get(cost)
     found = {}
     if match:
-        found |= {"at": match.at, "plain": match.plain, "equivariant": match.equivariant}
+        found |= {"at": float(match.at), "plain": match.plain, "equivariant": match.equivariant}
         found |= {"ratio": match.ratio.value, "ratio_low": match.ratio.low, "ratio_high": match.ratio.high}
     if even:
         found |= {"cost_of_a_step": even.ratio, "margin": even.margin.value}

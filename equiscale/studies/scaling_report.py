@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from equiscale.studies.figures import COLOURS, COSTS, LINES, Rows
 from equiscale.studies.report import save_figure, table, write_csv
@@ -180,6 +181,9 @@ def scaling_figure(lines: Sequence[Line], names: Sequence[str], arms: Mapping[st
     for ax in panels:
         ax.set_xscale("log")
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(alpha=0.25)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -80,6 +80,6 @@ def section(workdir: pathlib.Path, arms: Mapping[str, Sequence[Rows]]) -> tuple[
     lines = [(arm, *(str(t) for t in of.values())) for arm, of in times.items()]
     note = (
         "<p>Medians over seeds, between evaluations interpolated log-log, with 95 % intervals. A seed that ended "
-        "before counts as later.</p>"
+        "before counts as later, and what has fallen may rise again.</p>"
     )
     return "Steps until the symmetry is learned", table(header, lines) + note

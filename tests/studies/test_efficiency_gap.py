@@ -40,8 +40,8 @@ def test_equal_costs_are_those_of_the_power_laws():
     assert gap.penalty.value == pytest.approx(0.02 * gap.loss)
     assert gap.penalty.high - gap.penalty.low == pytest.approx(2 * 1.96 * 0.1 * 0.02 * gap.loss)
     text = " ".join(paragraph(gap))
-    assert "At this budget steerable pays at equal time: after 100 seconds of training (the plain arm's whole" in text
-    assert "2 % (1.6 to 2.4 %)" in text and "steerable needs 250 steps (250 to 250) for what takes plain 1000" in text
+    assert "the equivariant arm (steerable) pays at equal time: after 100 seconds of training (the plain arm's" in text
+    assert "2 % (1.6 to 2.4 %)" in text and "It needs 250 steps (250 to 250) for what takes plain 1000" in text
     assert "takes 3 times the time of a plain one's; it breaks even at 4 times, which is 1.3 (1.3 to 1.3)" in text
     assert "At equal FLOP its loss is 2.00 (2.00 to 2.00) times" in text
 
@@ -60,7 +60,7 @@ def test_an_answer_may_be_no_or_none():
     worse = efficiency_gap(NAMES, PLAIN, curve(16.0, 2e9, 0.3))
     text = " ".join(paragraph(worse))
     assert "does not pay at equal time" in text and worse.reached.value == NEVER
-    assert "steerable does not reach the last loss of plain in 1000 steps." in text
+    assert "It does not reach the last loss of plain in 1000 steps." in text
     assert "takes 3 times the time of a plain one's, and it would have to take at least 3 times less" in text
     better = efficiency_gap(NAMES, PLAIN, curve(0.01, 1e9, 0.3))
     assert better.reached.value == 0 and "no cost of a step is too high" in " ".join(paragraph(better))

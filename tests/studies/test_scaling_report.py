@@ -95,7 +95,7 @@ def test_a_report_answers_or_says_why_not(tmp_path):
     found = write_runs(tmp_path, study, sizes=False)
     found = {name: p for name, p in found.items() if "large" not in name}
     page = sweep_report.write(tmp_path, study, found, {}, "").read_text()
-    assert page.count("At this budget small, fraction 1.0 pays at equal time: after 2 seconds") == 2
+    assert page.count("the equivariant arm (small, fraction 1.0) pays at equal time: after 2 seconds") == 2
     assert (tmp_path / "efficiency_gap.png").exists() and (tmp_path / "time_to_equivariance.csv").exists()
     assert "No law of the loss (small): their folders do not say how many examples." in page
     assert "No law of the percent (large): none of its runs is finished." in page
