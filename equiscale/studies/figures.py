@@ -84,7 +84,7 @@ def components_figure(arms: Mapping[str, Rows], title: str) -> Figure:
 
 COSTS = {
     "step": "training step",
-    "flop": "FLOP trained for, as XLA counts them",
+    "flop": "FLOP trained for",
     "train_seconds": "seconds of training",
 }
 
