@@ -5,9 +5,10 @@
     python -m experiments.train --workdir=runs/none --config.augmentation=none
     python -m experiments.train --workdir=runs/mine --config=configs/denoise_voxels.py   # any file of configs/
 
-The run folder receives config.json, versions.json, metrics.jsonl (one row an evaluation: the decomposed validation
-loss of raw and averaged parameters, the components' gradients, speed and where time went) and checkpoints. Started
-again with the same config, a run goes on; stopped by SIGTERM, it saves first.
+The run folder receives config.json, versions.json, sizes.json (numbers of parameters and training examples),
+metrics.jsonl (one row an evaluation: the decomposed validation loss of raw and averaged parameters, the components'
+gradients, speed and where time went) and checkpoints. Started again with the same config, a run goes on; stopped by
+SIGTERM, it saves first.
 
 Devices: all of this process are used, batches are spread over them, and --config.training.fsdp=true spreads parameters
 and optimiser state too. The batch size is that over all devices; their number changes no result beyond rounding.
@@ -35,10 +36,11 @@ from equiscale.tasks import (
     predict_properties,
     predict_quantities,
 )
+from equiscale.tasks.task import size_of
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run, write_json
-from equiscale.training.state import parameter_table
+from equiscale.training.state import n_parameters, parameter_table
 from experiments.config import define_config, read_config, read_instruments, read_settings, use_cache
 from experiments.encoders import read_encoder
 
@@ -97,7 +99,10 @@ def run(config, workdir: pathlib.Path) -> None:
         if experiment.constants:
             write_json(workdir / "constants.json", dict(experiment.constants))
         print("\n".join(experiment.reports))
-        print(parameter_table(jax.eval_shape(experiment.task.init, jax.random.key(0))))
+        params = jax.eval_shape(experiment.task.init, jax.random.key(0))
+        examples = sum(map(size_of, experiment.task.train))
+        write_json(workdir / "sizes.json", {"parameters": n_parameters(params), "examples": examples})
+        print(parameter_table(params))
         print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {jax.process_count()} process(es)", flush=True)
     mesh = make_mesh()
     train(

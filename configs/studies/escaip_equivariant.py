@@ -27,5 +27,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         ),
         one_field("seed", *range(n_seeds)),
     )
+    config.compare = ("plain, turned data", "tensor products")
     config.base.evaluation.instruments = ("scores",)
     return config

@@ -30,6 +30,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "paper": ((0.0005, 0.005, 0.05, 1.0), (0, 1, 2)),  # 500, 5k and 50k of SPICE's 950k
     }[scale]
     config.axes = (one_field("data.fraction", *fractions), LOSSES, one_field("seed", *seeds))
+    config.fit = ("examples",)
     config.base.evaluation.instruments = ("scores",)
     return config
 

@@ -30,6 +30,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     arms |= {f"exact, {s} points": sampled("exact", s) for s in (few, many)}
     arms |= {"not equivariant": {"model.preset": size}, "tensor products": {"model.preset": f"tfn_{size}"}}
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
+    config.compare = ("not equivariant", "tensor products")
     config.base.evaluation.instruments = ("scores",)
     if scale == "cpu":
         config.base.training.steps, config.base.evaluation.points = 200, 7

@@ -32,6 +32,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     }
     networks["not equivariant"] = {"model.preset": size}
     config.axes = (Axis("network", networks), one_field("seed", *range(n_seeds)))
+    config.compare = ("not equivariant", "tfn")
     config.base.properties = ("dipole", "gap")
     config.base.evaluation.instruments = ("properties",)
     if scale == "cpu":

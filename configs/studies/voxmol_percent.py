@@ -27,6 +27,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("augmentation", *augmentations),
         one_field("seed", *seeds),
     )
+    config.fit = ("parameters", "examples") if scale == "paper" else ("examples",)
     if scale == "cpu":
         config.base.training.steps = 200
     return config

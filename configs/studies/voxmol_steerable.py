@@ -31,6 +31,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         ),
         one_field("seed", *range(n_seeds)),
     )
+    config.compare = ("plain, turned data", "steerable")
     if scale == "cpu":
         config.base.training.steps = 100
     return config

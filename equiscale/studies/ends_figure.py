@@ -1,7 +1,6 @@
 """Where the runs of a study end, against one of their fields: what more points, or more frames, are worth."""
 
 import itertools
-import json
 import textwrap
 from collections.abc import Mapping
 
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from equiscale.studies.figures import COLOURS, LINES, Rows
-from equiscale.studies.sweep import SEED, Study
+from equiscale.studies.sweep import Study
 
 PANELS = {"percent": "% of validation loss\nfrom equivariance error", "total": "validation loss"}
 
@@ -19,19 +18,12 @@ def lines_of(study: Study) -> dict[str, dict[str, float | None]]:
 
     A line is called by the parts that the names of its arms share. Raises ValueError for a value that is no number.
     """
-    groups: dict[str, dict[str, float | None]] = {}
     for run in study.runs():
         value = run.overrides.get(study.against)
         if not isinstance(value, int | float | None):
             raise ValueError(f"{study.against}={value!r} is no number: nothing can be drawn against it")
-        rest = {name: field for name, field in run.overrides.items() if name not in (study.against, SEED)}
-        groups.setdefault(json.dumps([run.task, rest], sort_keys=True, default=str), {})[study.arm(run)] = value
-    return {_shared(list(arms)) or study.against: arms for arms in groups.values()}
-
-
-def _shared(names: list[str]) -> str:
-    first, *others = (name.split(", ") for name in names)
-    return ", ".join(part for part in first if all(part in other for other in others))
+    lines = study.alike([study.against])
+    return {name: {study.arm(run): run.overrides.get(study.against) for run in runs} for name, runs in lines.items()}
 
 
 def ends_figure(study: Study, arms: Mapping[str, Rows]) -> Figure:

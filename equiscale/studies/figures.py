@@ -84,7 +84,7 @@ def components_figure(arms: Mapping[str, Rows], title: str) -> Figure:
 
 COSTS = {
     "step": "training step",
-    "flop": "FLOP trained for, as XLA counts them",
+    "flop": "FLOP trained for",
     "train_seconds": "seconds of training",
 }
 
@@ -95,19 +95,24 @@ def cost_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     figure = Figure(figsize=(4.2 * len(shown), 4.2), layout="constrained")
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, cost in zip(panels, shown, strict=True):
-        for (line, colour), (name, rows) in zip(itertools.product(LINES, COLOURS), arms.items(), strict=False):
-            rows = [row for row in rows if row[cost] > 0]
-            x, total, error = (column(rows, c) for c in (cost, "total", "total_stderr"))
-            ax.plot(x, total, line, marker="o", color=colour, label=name, markersize=3)
-            ax.fill_between(x, np.maximum(total - 2 * error, total / 10), total + 2 * error, color=colour, alpha=0.15)
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_xlabel(COSTS[cost])
-        ax.grid(alpha=0.25)
+        cost_panel(ax, arms, cost)
     panels[0].set_ylabel("validation loss (squared error per component)")
     panels[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def cost_panel(ax, arms: Mapping[str, Rows], cost: str) -> None:
+    """Validation loss against one of `COSTS`, log-log, with two standard errors."""
+    for (line, colour), (name, rows) in zip(itertools.product(LINES, COLOURS), arms.items(), strict=False):
+        rows = [row for row in rows if row[cost] > 0]
+        x, total, error = (column(rows, c) for c in (cost, "total", "total_stderr"))
+        ax.plot(x, total, line, marker="o", color=colour, label=name, markersize=3)
+        ax.fill_between(x, np.maximum(total - 2 * error, total / 10), total + 2 * error, color=colour, alpha=0.15)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel(COSTS[cost])
+    ax.grid(alpha=0.25)
 
 
 def densities_figure(panels: Mapping[str, np.ndarray], title: str) -> Figure:

@@ -10,7 +10,7 @@ import fnmatch
 import itertools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,6 +20,8 @@ from equiscale.training.run_folder import flat, read_metrics
 Overrides = Mapping[str, Any]  # dotted fields of a config -> values
 SEED = "seed"  # the axis that is averaged over, not compared
 PRETRAINED = "{pretrained}"  # as a field's value, the folder of the run that is trained first
+# What a law may be fitted against besides fields of numbers: sizes in a run's sizes.json -> the field that sets each.
+SIZES = {"parameters": "model.preset", "examples": "data.fraction"}
 SCALES = ("cpu", "gpu", "paper", "smoke")  # minutes on 2 cores, hours, published sizes and steps, seconds for tests
 
 
@@ -66,6 +68,8 @@ class Study(NamedTuple):
     measurements: Sequence[Measurement] = ()  # in this order
     pretraining: "Study | None" = None  # the runs that some start from
     against: str = ""  # a field of numbers that ends of runs are drawn against
+    fit: Sequence[str] = ()  # of SIZES or fields of numbers: what a law of the last losses is fitted against
+    compare: Sequence[str] = ()  # a plain and an equivariant arm: would the second pay?
     made: str = ""  # what the data is where it was made here and is not real; said on every figure
 
     @classmethod
@@ -82,6 +86,7 @@ class Study(NamedTuple):
         task, preset = config.base.task, config.base.preset
         study = cls(config.title, config.reproduces, task, preset, overrides, config.axes, config.measurements)
         study = study._replace(against=config.against, made="" if config.base.data.folder else config.made)
+        study = study._replace(fit=tuple(config.fit), compare=tuple(config.compare))
         if "pretraining" not in config:
             return study
         known = dict(flat(first.to_dict()))
@@ -95,6 +100,8 @@ class Study(NamedTuple):
             axes=shared,
             measurements=(),
             against="",
+            fit=(),
+            compare=(),
         )
         return study._replace(pretraining=own)
 
@@ -138,6 +145,14 @@ class Study(NamedTuple):
                 parts.append(label if label[:1].isalpha() else f"{axis.name} {label}")
         return ", ".join(parts) or "all runs"
 
+    def alike(self, fields: Collection[str]) -> dict[str, list[Run]]:
+        """Runs that differ in these fields and the seed alone, under the parts that the names of their arms share."""
+        groups: dict[str, list[Run]] = {}
+        for run in self.runs():
+            rest = {name: field for name, field in run.overrides.items() if name not in (*fields, SEED)}
+            groups.setdefault(json.dumps([run.task, rest], sort_keys=True, default=str), []).append(run)
+        return {_shared([self.arm(run) for run in runs]) or ", ".join(fields): runs for runs in groups.values()}
+
     def check(self, config_of: Callable[[str, str], ConfigDict]) -> None:
         """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`, a run
         that has no other to start from, or a label that names no folder.
@@ -147,6 +162,10 @@ class Study(NamedTuple):
                 raise ValueError(f"axis {axis.name} has the label {bad[0]!r}: labels name folders, leave out the slash")
         if self.against and not any(self.against in run.overrides for run in self.runs()):
             raise ValueError(f"against={self.against!r} is a field that no run of the study sets")
+        for name in self.fit:
+            if not any(SIZES.get(name, name) in run.overrides for run in self.runs()):
+                raise ValueError(f"fit={name!r} is neither {' nor '.join(SIZES)} nor a field that a run sets")
+        self._check_compared()
         known = {task: dict(flat(config_of(task, self.preset).to_dict())) for task in self.tasks}
         for run in self.runs():
             for field in run.overrides:
@@ -158,6 +177,20 @@ class Study(NamedTuple):
         if self.pretraining is not None:
             self.pretraining.check(config_of)
 
+    def _check_compared(self) -> None:
+        tasks = {self.arm(run): run.task for run in self.runs()}
+        if not self.compare:
+            return
+        if len(self.compare) != 2 or not set(self.compare) <= tasks.keys():
+            raise ValueError(f"compare={self.compare} must be two arms, plain and equivariant, of {list(tasks)}")
+        if len({tasks[arm] for arm in self.compare}) > 1:
+            raise ValueError(f"compare={self.compare}: these arms' losses are of different tasks")
+
+
+def _shared(names: list[str]) -> str:
+    first, *others = (name.split(", ") for name in names)
+    return ", ".join(part for part in first if all(part in other for other in others))
+
 
 def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> ConfigDict:
     """A study's config but for its axes. Raises ValueError for a scale that is none of `SCALES`."""
@@ -166,6 +199,8 @@ def new_config(scale: str, title: str, reproduces: str, base: ConfigDict) -> Con
     config = ConfigDict({"scale": scale, "title": title, "reproduces": reproduces})
     config.base = base
     config.against = ""  # a field that the ends of runs are drawn against
+    config.fit = ()  # names of `SIZES` or fields of numbers that a law is fitted against
+    config.compare = ()  # the arms, plain and equivariant, of which the report says whether the second pays
     config.made = ""  # what data is that is not real, as long as `base.data.folder` names none
     config.measurements = ()  # none besides what a training logs
     config.base.evaluation.instruments = ()  # a study compares losses; the instruments would take most of its time

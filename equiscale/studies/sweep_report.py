@@ -10,11 +10,14 @@ import numpy as np
 
 from equiscale.studies import (
     curvature_by_arm,
+    efficiency_gap_report,
     flow_times_report,
     head_report,
     latents_by_arm,
     samples_by_arm,
+    scaling_report,
     seed_rotation,
+    time_to_equivariance,
 )
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
@@ -93,11 +96,16 @@ def _rates(curve: Rows) -> tuple[float, float] | None:
 
 def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     """Curves of the arms, seeds averaged; `labels` maps a run to its arm."""
+    return {arm: mean_curve(seeds) for arm, seeds in curves_of(runs, labels).items()}
+
+
+def curves_of(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str, list[Rows]]:
+    """Curves of each arm's seeds."""
     curves: dict[str, list[Rows]] = {}
     for name, found in runs.items():
         if found.rows:
             curves.setdefault(labels[name], []).append(found.rows)
-    return {arm: mean_curve(seeds) for arm, seeds in curves.items()}
+    return curves
 
 
 def write(
@@ -108,7 +116,8 @@ def write(
     Raises ValueError when no run has any.
     """
     runs = {run.name: run for run in study.runs()}
-    arms = by_arm(found, {name: study.arm(run) for name, run in runs.items()})
+    labels = {name: study.arm(run) for name, run in runs.items()}
+    arms = by_arm(found, labels)
     if not arms:
         raise ValueError(f"no run in {workdir} has measured anything yet: nothing to report")
     figures = {"percent": percent_figure(arms, study.heading)}
@@ -136,6 +145,14 @@ def write(
     sections = [(headings[name], image) for name, image in images.items()]
     units = "" if len(study.tasks) == 1 else "<p>Losses of different tasks are in units of their own.</p>"
     sections.append(("Where each arm ended", _table(rows, arms) + units))
+    sections.append(time_to_equivariance.section(workdir, curves_of(found, labels)))
+    answers = []
+    if study.compare:
+        section, answer = would_it_pay(workdir, study, arms)
+        sections.append(section)
+        answers.append(answer)
+    if study.fit:
+        sections.append(scaling_report.section(workdir, study, found, arms))
     scores = {arm: curve[-1]["properties"] for arm, curve in arms.items() if "properties" in curve[-1]}
     if scores:
         image = save_figure(properties_figure(scores, study.heading), workdir / "properties.png")
@@ -172,8 +189,19 @@ def write(
     what = {"task": study.task, "preset": study.preset, "overrides": dict(study.overrides), "axes": axes}
     sections.append(("What was run", f"<pre>{html.escape(command)}\n\n{html.escape(json.dumps(what, indent=2))}</pre>"))
     path = workdir / "report.html"
-    write_report(path, title=study.heading, found=_sentences(study, arms), sections=sections)
+    write_report(path, title=study.heading, found=[*_sentences(study, arms), *answers], sections=sections)
     return path
+
+
+def would_it_pay(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows]) -> tuple[tuple[str, str], str]:
+    """The section that compares two arms, or why it cannot, and its answer in a sentence."""
+    try:
+        if missing := [name for name in study.compare if name not in arms]:
+            raise ValueError(f"{missing[0]} has not been measured yet")
+        pair = [arms[name] for name in study.compare]
+        return efficiency_gap_report.section(workdir, tuple(study.compare), *pair, study.heading)
+    except ValueError as error:
+        return (efficiency_gap_report.HEADING, f"<p>{html.escape(f'Not to be told: {error}.')}</p>"), ""
 
 
 def _last(arm: str, curve: Rows) -> dict[str, Any]:
@@ -187,13 +215,11 @@ def _last(arm: str, curve: Rows) -> dict[str, Any]:
 
 def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
     header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
-    header += tuple(f"first under {level:g} %" for level in LEVELS)
     more = {name: title for name, title in MORE_VALUES.items() if any(name in row for row in rows)}
     header += tuple(more.values())
     lines = []
     for row in rows:
         curve = arms[row["arm"]]
-        crossings = [row[f"first_step_under_{level:g}_percent"] for level in LEVELS]
         lines.append(
             (
                 row["arm"],
@@ -203,7 +229,6 @@ def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
                 f"{row['mean']:.4g}",
                 percent_text(curve[-1]),
                 percent_text(curve[0]),
-                *("not yet" if step is None else f"step {step}" for step in crossings),
                 *(f"{row[name]:.3g} ± {2 * row[f'{name}_stderr']:.1g}" if name in row else "" for name in more),
             )
         )

@@ -26,6 +26,8 @@ def run(tmp_path_factory):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert "neighbours within 6 angstrom: kept" in result.stdout and "28,417  parameters" in result.stdout
+    sizes = json.loads((folder / "sizes.json").read_text())
+    assert sizes["parameters"] == 28_417 and f"{sizes['examples']:,} frames to train on" in result.stdout
     return folder
 
 

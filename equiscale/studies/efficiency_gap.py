@@ -1,0 +1,178 @@
+"""Would an equivariant architecture pay? A plain and an equivariant arm of one task at equal steps, FLOP and seconds.
+
+The training-dynamics paper weighs the loss penalty of imperfect symmetry against the efficiency gap, which has two
+parts: the speed of a step, and how much a step teaches. Arms are curves as `sweep_report.mean_curve` makes them.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from equiscale.studies.crossings import NEVER, Interval, first_reached, value_at
+from equiscale.studies.figures import COSTS, Rows, column
+
+DRAWS = 1_000
+
+
+class Match(NamedTuple):
+    """Losses at the largest cost that both arms cover, and equivariant over plain."""
+
+    at: float
+    plain: float
+    equivariant: float
+    ratio: Interval
+    share: float  # of the plain arm's whole budget that `at` is
+
+
+class BreakEven(NamedTuple):
+    """In one cost, what a step of the equivariant arm may take: `margin` is how many times more than it does take.
+
+    Below 1 it has to become cheaper; 0 where it never gets as far as the plain arm.
+    """
+
+    ratio: float  # what a step of the equivariant arm takes, over one of the plain arm
+    margin: Interval
+    bound: float  # what the margin is below where the equivariant arm never gets there
+
+
+class Gap(NamedTuple):
+    """What `efficiency_gap` finds. A cost that rows lack is missing; one without a common range is None."""
+
+    names: tuple[str, str]  # plain, equivariant
+    steps: tuple[int, int]  # that each trained for
+    matches: Mapping[str, Match | None]
+    loss: float  # of the plain arm at its end
+    penalty: Interval  # equiv = total - mean of the plain arm at its end
+    reached: Interval  # the step at which the equivariant arm gets to the plain arm's last loss
+    break_even: Mapping[str, BreakEven]
+
+
+def efficiency_gap(names: tuple[str, str], plain: Rows, equivariant: Rows, seed: int = 0) -> Gap:
+    """Compare two curves. Draws for the intervals move each curve as a whole by its standard error, independently.
+
+    Arms that are measured on the same examples err alike, so intervals are too wide rather than too narrow. Raises
+    ValueError for an arm that was not measured after its start, and for losses that are not positive.
+    """
+    for name, rows in zip(names, (plain, equivariant), strict=True):
+        if sum(row["step"] > 0 for row in rows) < 2:
+            raise ValueError(f"{name} has fewer than 2 evaluations after its start: nothing to compare")
+        if not (column(rows, "total") > 0).all():
+            raise ValueError(f"{name} has losses that are not positive: their logarithms cannot be compared")
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal((DRAWS, 2))
+    costs = [cost for cost in COSTS if all(cost in row for rows in (plain, equivariant) for row in rows)]
+    ends = {cost: (plain[-1][cost], equivariant[-1][cost]) for cost in costs}
+    steps = column(equivariant, "step")
+
+    def reach(z: tuple[float, float]) -> float:
+        return first_reached(steps, _moved(equivariant, z[1]), _moved(plain, z[0])[-1])
+
+    nowhere = (0.0, 0.0)
+    times = np.array([reach(z) for z in drawn])
+    reached = Interval.of(reach(nowhere), times)
+    n_plain, n_equivariant = plain[-1]["step"], equivariant[-1]["step"]
+    break_even = {}
+    for cost in (c for c in costs if c != "step"):
+        ratio = (ends[cost][1] / n_equivariant) / (ends[cost][0] / n_plain)
+        with np.errstate(divide="ignore"):  # the equivariant arm may start below the plain one's end
+            margin = Interval.of(np.divide(n_plain / ratio, reached.value), n_plain / ratio / times)
+        break_even[cost] = BreakEven(ratio, margin, n_plain / n_equivariant / ratio)
+    last = plain[-1]
+    error = 1.96 * last["equiv_stderr"]
+    penalty = Interval(last["equiv"], last["equiv"] - error, last["equiv"] + error)
+    matches = {cost: _match(cost, plain, equivariant, drawn) for cost in costs}
+    return Gap(names, (n_plain, n_equivariant), matches, last["total"], penalty, reached, break_even)
+
+
+def _moved(rows: Rows, z: float) -> np.ndarray:
+    """Losses, moved by z standard errors in the logarithm."""
+    total = column(rows, "total")
+    return total * np.exp(z * column(rows, "total_stderr") / total)
+
+
+def _match(cost: str, plain: Rows, equivariant: Rows, drawn: np.ndarray) -> Match | None:
+    arms = [[row for row in rows if row[cost] > 0] for rows in (plain, equivariant)]
+    x = [column(rows, cost) for rows in arms]
+    at = min(x[0][-1], x[1][-1])
+    if at < max(x[0][0], x[1][0]):
+        return None
+
+    def losses(z) -> list[float]:
+        return [value_at(x[i], _moved(arms[i], z[i]), at) for i in range(2)]
+
+    a, b = losses((0.0, 0.0))
+    pairs = np.array([losses(z) for z in drawn])
+    return Match(float(at), a, b, Interval.of(b / a, pairs[:, 1] / pairs[:, 0]), float(at / x[0][-1]))
+
+
+UNITS = {"step": "steps", "flop": "FLOP", "train_seconds": "seconds of training"}
+EQUAL = {"step": "at equal steps", "flop": "at equal FLOP", "train_seconds": "at equal time"}
+
+
+def verdict(gap: Gap) -> str:
+    """One sentence, by time where it was measured, else by operations, else by steps."""
+    plain, equivariant = gap.names
+    shared = [cost for cost in reversed(COSTS) if gap.matches.get(cost)]
+    if not shared:
+        return f"Whether {equivariant} pays against {plain} cannot be told: they have no budget in common."
+    cost = shared[0]
+    match = gap.matches[cost]
+    ratio = match.ratio
+    answer = "pays" if ratio.high < 1 else "does not pay" if ratio.low > 1 else "may or may not pay"
+    part = "the plain arm's whole budget" if match.share > 0.995 else f"{100 * match.share:.0f} % of the plain arm's"
+    return (
+        f"At this budget the equivariant arm ({equivariant}) {answer} {EQUAL[cost]}: after {match.at:.3g} "
+        f"{UNITS[cost]} ({part}) its loss is {match.equivariant:.3g}, {_range(ratio)} times the {match.plain:.3g} of "
+        f"{plain}."
+    )
+
+
+def paragraph(gap: Gap) -> list[str]:
+    """Plain sentences: the verdict, the penalty, equal costs, and the speed at which both would be even."""
+    plain, _ = gap.names
+    share = [100 * x / gap.loss for x in gap.penalty]
+    found = [
+        verdict(gap),
+        f"Imperfect symmetry costs {plain} {gap.penalty.value:.2g} of its last loss of {gap.loss:.3g}, "
+        f"{share[0]:.2g} % ({max(share[1], 0):.2g} to {share[2]:.2g} %): at equal speed and ease of learning an "
+        "exactly equivariant network would gain this and no more.",
+    ]
+    for cost in gap.matches:
+        match = gap.matches[cost]
+        if match is None:
+            found.append(f"There is no number of {UNITS[cost]} that both arms cover.")
+        elif cost != "train_seconds":
+            found.append(f"{EQUAL[cost].replace('at', 'At')} its loss is {_range(match.ratio)} times that of {plain}.")
+    found.append(_reached(gap))
+    found += [_break_even(gap, cost) for cost in gap.break_even]
+    return found
+
+
+def _reached(gap: Gap) -> str:
+    plain, _ = gap.names
+    value, low, high = gap.reached
+    n_plain, n_equivariant = gap.steps
+    if value == NEVER:
+        some = "" if low == NEVER else f" (within errors it may, from step {low:.0f} on)"
+        return f"It does not reach the last loss of {plain} in {n_equivariant} steps{some}."
+    until = f"more than {n_equivariant}" if high == NEVER else f"{high:.0f}"
+    return f"It needs {value:.0f} steps ({low:.0f} to {until}) for what takes {plain} {n_plain}."
+
+
+def _break_even(gap: Gap, cost: str) -> str:
+    of = "time" if cost == "train_seconds" else "FLOP"
+    ratio, margin, bound = gap.break_even[cost]
+    takes = f"Its step takes {ratio:.2g} times the {of} of a plain one's"
+    if margin.value == 0:
+        return f"{takes}, and it would have to take at least {1 / bound:.2g} times less to break even."
+    low = f"{margin.low:.2g}" if margin.low > 0 else f"below {bound:.2g}"
+    ends = f"({low} to {'any' if margin.high == NEVER else format(margin.high, '.2g')})"
+    if margin.value == NEVER:
+        return f"{takes}; it starts below the last loss of {gap.names[0]}, so no cost of a step is too high."
+    even = f"{ratio * margin.value:.2g} times, which is {margin.value:.2g} {ends} times what it takes"
+    return f"{takes}; it breaks even at {even}."
+
+
+def _range(x: Interval) -> str:
+    return f"{x.value:.2f} ({x.low:.2f} to {x.high:.2f})"

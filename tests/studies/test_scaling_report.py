@@ -1,0 +1,119 @@
+"""Studies say which law their runs follow, or why none can be told, and whether an equivariant arm pays."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from equiscale.studies import sweep, sweep_report
+from equiscale.studies.scaling_report import lines_of, section
+from equiscale.studies.sweep import Axis, Study, one_field
+from experiments.study import config_of
+
+SIZES = {"small": 1e4, "middle": 1e5, "large": 1e6}
+STUDY = Study(
+    "A study",
+    "a figure",
+    "denoise_voxels",
+    "smoke",
+    {"training.steps": 4},
+    (
+        Axis("model", {name: {"model.preset": name} for name in SIZES}),
+        one_field("data.fraction", 0.01, 0.1, 1.0),
+        one_field("seed", 0, 1),
+    ),
+)
+
+
+def loss_of(parameters, examples):
+    return 0.5 + 30 * parameters**-0.4 + 8 * examples**-0.25
+
+
+def write_runs(workdir, study, sizes=True):
+    """Runs whose loss and percent are laws of their sizes, times a normal error of about 1 % in each run."""
+    rng = np.random.default_rng(0)
+    for run in study.runs():
+        folder = workdir / "runs" / run.name
+        folder.mkdir(parents=True)
+        fraction = run.overrides["data.fraction"]
+        of = {"parameters": SIZES[run.overrides["model.preset"]], "examples": 2e4 * fraction}
+        training = {"steps": 4, "batch_size": 8}
+        (folder / "config.json").write_text(json.dumps({"training": training, "data": {"fraction": fraction}}))
+        if sizes:
+            (folder / "sizes.json").write_text(json.dumps(of))
+        errors = 1 + 0.01 * rng.standard_normal(2)
+        total, percent = loss_of(**of) * errors[0], 40 * of["examples"] ** -0.5 * errors[1]
+        rows = []
+        for step, factor in ((0, 9.0), (2, 2.0), (4, 1.0)):
+            row = {"total": factor * total, "percent": factor * percent, "equiv": factor**2 * total * percent / 100}
+            row["mean"] = row["total"] - row["equiv"]
+            row |= {f"{name}_stderr": 0.01 * value for name, value in row.items()}
+            speed = {"steps_per_second": 2.0, "flops_per_second": 2.0 * 6 * of["parameters"] * 8} if step else {}
+            row |= {"step": step, "floor": 1e-9, "below_floor": False, "measure": "octahedral.enumerate()"}
+            rows.append(row | speed)
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folders = {run.name: workdir / "runs" / run.name for run in study.runs()}
+    return {name: sweep.progress(folder) for name, folder in folders.items()}
+
+
+def numbers(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_laws_of_both_sizes_and_the_best_of_a_budget(tmp_path):
+    study = STUDY._replace(fit=("parameters", "examples"))
+    found = write_runs(tmp_path, study)
+    arms = sweep_report.by_arm(found, {run.name: study.arm(run) for run in study.runs()})
+    _, page = section(tmp_path, study, found, arms)
+    loss, percent = numbers(tmp_path / "scaling_law.csv")
+    assert (loss["of"], percent["of"]) == ("total", "percent") and loss["arms"] == "9"
+    assert float(loss["exponent_examples_low"]) < 0.25 < float(loss["exponent_examples_high"])
+    assert float(loss["exponent_parameters"]) == pytest.approx(0.4, rel=0.3)
+    assert float(percent["exponent_examples"]) == pytest.approx(0.5, rel=0.1)
+    assert "exponent of parameters is not determined" in percent["undetermined"]
+    assert "an update takes 6 FLOP a parameter and example" in page
+    assert (tmp_path / "scaling_law.png").stat().st_size > 5_000
+
+
+def test_one_size_may_be_a_field_of_the_config_and_lines_keep_the_other_apart(tmp_path):
+    study = STUDY._replace(fit=("data.fraction",))
+    found = write_runs(tmp_path, study, sizes=False)
+    _, page = section(tmp_path, study, found, {})
+    rows = numbers(tmp_path / "scaling_law.csv")
+    assert [(row["law"], row["of"], row["arms"]) for row in rows] == [(name, "percent", "3") for name in SIZES]
+    for row in rows:
+        assert float(row["exponent_data.fraction"]) == pytest.approx(0.5, rel=0.02) and float(row["offset"]) == 0
+    assert "No law of the loss (small): 3 points: a law of 3 parameters needs at least 4." in page
+    assert "small: the percent falls as data.fraction to the power -0." in page
+
+
+def test_a_report_answers_or_says_why_not(tmp_path):
+    axes = (Axis("model", {name: {"model.preset": name} for name in SIZES}), one_field("data.fraction", 0.1, 1.0))
+    study = STUDY._replace(axes=axes, fit=("examples",), compare=("small, fraction 0.1", "small, fraction 1.0"))
+    found = write_runs(tmp_path, study, sizes=False)
+    found = {name: p for name, p in found.items() if "large" not in name}
+    page = sweep_report.write(tmp_path, study, found, {}, "").read_text()
+    assert page.count("the equivariant arm (small, fraction 1.0) pays at equal time: after 2 seconds") == 2
+    assert (tmp_path / "efficiency_gap.png").exists() and (tmp_path / "time_to_equivariance.csv").exists()
+    assert "No law of the loss (small): their folders do not say how many examples." in page
+    assert "No law of the percent (large): none of its runs is finished." in page
+    assert not (tmp_path / "scaling_law.csv").exists()
+    (_, body), answer = sweep_report.would_it_pay(tmp_path, study._replace(compare=("large", "small")), {})
+    assert body == "<p>Not to be told: large has not been measured yet.</p>" and answer == ""
+    (tmp_path / "runs" / study.runs()[0].name / "sizes.json").write_text('{"model.preset": "small"}')
+    with pytest.raises(ValueError, match=r"model\.preset='small' is no number"):
+        lines_of(tmp_path, study._replace(fit=("model.preset",)), dict(list(found.items())[:1]))
+
+
+def test_what_a_study_cannot_fit_or_compare_is_named():
+    known = STUDY._replace(axes=(Axis("kind", {"voxels": {}, "points": {"task": "denoise_points"}}), STUDY.axes[1]))
+    for wrong, words in (
+        ({"fit": ("noise_sigma",)}, "fit='noise_sigma' is neither parameters nor examples nor a field that a run sets"),
+        ({"compare": ("voxels, fraction 0.1", "spheres")}, "must be two arms, plain and equivariant, of"),
+        ({"compare": ("voxels, fraction 0.1", "points, fraction 0.1")}, "losses are of different tasks"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            known._replace(**wrong).check(config_of)
+    known._replace(fit=("examples",), compare=("voxels, fraction 0.1", "voxels, fraction 1.0")).check(config_of)
