@@ -73,6 +73,7 @@ def test_laws_of_both_sizes_and_the_best_of_a_budget(tmp_path):
     assert float(loss["exponent_parameters"]) == pytest.approx(0.4, rel=0.3)
     assert float(percent["exponent_examples"]) == pytest.approx(0.5, rel=0.1)
     assert "exponent of parameters is not determined" in percent["undetermined"]
+    assert "the loss falls as parameters to the power -0." in page
     assert "an update takes 6 FLOP a parameter and example" in page
     assert (tmp_path / "scaling_law.png").stat().st_size > 5_000
 
@@ -80,13 +81,14 @@ def test_laws_of_both_sizes_and_the_best_of_a_budget(tmp_path):
 def test_one_size_may_be_a_field_of_the_config_and_lines_keep_the_other_apart(tmp_path):
     study = STUDY._replace(fit=("data.fraction",))
     found = write_runs(tmp_path, study, sizes=False)
-    _, page = section(tmp_path, study, found, {})
-    rows = numbers(tmp_path / "scaling_law.csv")
-    assert [(row["law"], row["of"], row["arms"]) for row in rows] == [(name, "percent", "3") for name in SIZES]
-    for row in rows:
-        assert float(row["exponent_data.fraction"]) == pytest.approx(0.5, rel=0.02) and float(row["offset"]) == 0
-    assert "No law of the loss (small): 3 points: a law of 3 parameters needs at least 4." in page
-    assert "small: the percent falls as data.fraction to the power -0." in page
+    lines = lines_of(tmp_path, study, found)
+    assert [(line.name, line.of) for line in lines] == [(name, of) for name in SIZES for of in ("total", "percent")]
+    for line in lines:
+        assert line.x[:, 0].tolist() == [0.01, 0.1, 1.0] and np.shape(line.values) == (3, 2)
+        if line.of == "percent":
+            assert line.fit.law.exponents[0] == pytest.approx(0.5, rel=0.02) and line.fit.law.offset == 0
+        else:
+            assert line.fit is None and line.why == "3 points: a law of 3 parameters needs at least 4"
 
 
 def test_a_report_answers_or_says_why_not(tmp_path):
