@@ -105,14 +105,13 @@ def test_more_points_are_more_equivariant():
 
 def test_points_turned_in_training_change_it_by_quadrature_alone():
     graph = graph_of()
-    for points, close in ((32, 0.3), (192, 1e-3)):
-        model = make("est_exact", points=points, turned=True)
-        params = jax.jit(model.init)(jax.random.key(0), graph)
-        still = jax.jit(model.apply)(params, graph).forces
-        draw = jax.jit(lambda p, key, model=model: model.apply(p, graph, train=True, rngs={"points": key}).forces)
-        drawn = [draw(params, jax.random.key(i)) for i in (0, 1)]
-        assert jnp.linalg.norm(drawn[0] - drawn[1]) > 0
-        assert jnp.linalg.norm(drawn[0] - still) < close * jnp.linalg.norm(still)
+    model = make("est_exact", points=192, turned=True)
+    params = jax.jit(model.init)(jax.random.key(0), graph)
+    still = jax.jit(model.apply)(params, graph).forces
+    draw = jax.jit(lambda p, key: model.apply(p, graph, train=True, rngs={"points": key}).forces)
+    drawn = [draw(params, jax.random.key(i)) for i in (0, 1)]
+    assert jnp.linalg.norm(drawn[0] - drawn[1]) > 0
+    assert jnp.linalg.norm(drawn[0] - still) < 1e-3 * jnp.linalg.norm(still)
 
 
 def test_forces_of_the_gradient_are_the_energys():
