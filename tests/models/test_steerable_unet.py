@@ -227,6 +227,7 @@ def test_sizes(name, parameters):
     assert float(f"{parameters / 1e6:.1g}") == float(name.removeprefix("cpu_").removesuffix("M"))
 
 
+@pytest.mark.slow  # it is trained in test_denoise_voxels
 def test_it_starts_small_and_learns_to_denoise():
     grid = Grid(8, 1.0, ("C", "H"), radius=1.0)
     positions, species = normal(0, 4, 3, 3), jnp.array([6, 1, 1])

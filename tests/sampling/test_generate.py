@@ -97,6 +97,7 @@ def test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run
     assert np.abs(a["positions"][0] - a["positions"][1]).max() > 0.1
 
 
+@pytest.mark.slow  # what it measures is tested in tests/studies
 def test_what_was_generated_is_assessed_also_by_rotation(run):
     if not (run / "generated" / "seeded").exists():
         test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run)

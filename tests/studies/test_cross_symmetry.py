@@ -118,6 +118,7 @@ def test_keeping_one_channel_has_three_sixteenths_of_its_square():
         assert row["plain"] == pytest.approx(float(jnp.square(factor * x * kept - y).mean()), rel=1e-5)
 
 
+@pytest.mark.slow  # a quarter of a minute
 def test_an_untrained_network_obeys_none_of_them():
     x, y = grids(2)
     model = VoxelUNet(

@@ -26,6 +26,7 @@ def measured(trained):
     return study.dense(task, params, only="norm/*", n_molecules=2, learning_rate=1e-3, half_width=2)
 
 
+@pytest.mark.slow  # its numbers are tested in test_curvature, its files and figures in test_quickstart
 def test_losses_in_the_middle_of_the_plane_are_the_networks_own(trained, measured):
     task, params = trained
     d = jax.jit(task.evaluate)(params, first_of(task.train[0], 2))
@@ -36,6 +37,7 @@ def test_losses_in_the_middle_of_the_plane_are_the_networks_own(trained, measure
     np.testing.assert_allclose(measured.plane.a[1], -2.5e-3 * slope, rtol=1e-4)
 
 
+@pytest.mark.slow  # its numbers are tested in test_curvature, its files and figures in test_quickstart
 def test_densities_count_the_eigenvalues_of_the_dense_hessians(trained, measured):
     task, params = trained
     found = study.densities(task, params, only="norm/*", n_molecules=2, n_probes=1, n_steps=8)
@@ -44,6 +46,7 @@ def test_densities_count_the_eigenvalues_of_the_dense_hessians(trained, measured
         np.testing.assert_allclose(density.nodes[0], eigenvalues, atol=1e-7 * np.abs(eigenvalues).max())
 
 
+@pytest.mark.slow  # its numbers are tested in test_curvature, its files and figures in test_quickstart
 def test_files_give_back_what_was_saved_and_figures_are_drawn(trained, measured, tmp_path):
     task, params = trained
     study.save_curvature(tmp_path, "cube-0", measured)
@@ -67,6 +70,7 @@ def test_files_give_back_what_was_saved_and_figures_are_drawn(trained, measured,
         figure.savefig(tmp_path / "figure.png")
 
 
+@pytest.mark.slow  # symmetric downsampling is tested in test_voxel_unet
 def test_a_network_of_symmetric_kernels_is_equivariant_if_its_downsampling_is(trained):
     task, params = trained
     parts, outside = study.symmetric_kernels(params)

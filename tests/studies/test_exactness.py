@@ -7,6 +7,7 @@ from equiscale.studies import exactness
 from tests.models.test_tensor_field import graph_of
 
 
+@pytest.mark.slow  # its networks are tested in test_spherical_transformer
 def test_exact_and_sampled_kinds_are_told_apart():
     species = np.array([[6, 1, 8, 1], [8, 1, 1, 0]])
     positions = np.random.default_rng(0).normal(size=(2, 4, 3))

@@ -20,7 +20,6 @@ from tests.training.test_loop import SETTINGS, toy_task
 BASE = SETTINGS._replace(batch_size=8, ema_decay=0.9, clip=50.0)
 CASES = {
     "8 devices": (8, BASE),
-    "2 devices": (2, BASE),
     "8 devices, parameters spread": (8, BASE._replace(fsdp=True)),
     "in 4 parts": (1, BASE._replace(accumulate=4)),
     "8 devices in 2 parts": (8, BASE._replace(accumulate=2)),
