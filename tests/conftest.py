@@ -23,7 +23,7 @@ if STARTED_HERE:
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=20)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=12)
 hypothesis.settings.load_profile("ci")
 
 

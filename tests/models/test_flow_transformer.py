@@ -66,6 +66,7 @@ def test_padding_and_other_chains_change_nothing():
     assert not np.asarray(found.velocity[1, 7:]).any()
 
 
+@pytest.mark.slow  # a quarter of a minute
 def test_rows_at_once_change_no_velocity_and_no_gradient():
     model, params = made()
     x = chains()

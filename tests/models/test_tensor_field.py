@@ -64,6 +64,7 @@ def test_padding_and_order_change_nothing(case):
     assert not found.forces[1, 3:].any()
 
 
+@pytest.mark.slow  # gradient forces are tested in test_spherical_transformer and test_graph_transformer
 def test_gradient_forces_are_minus_the_derivative_and_direct_ones_need_not_be(x64):
     model = TensorField(**SMALL, forces="gradient")
     graph = graph_of()

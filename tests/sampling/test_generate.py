@@ -77,6 +77,7 @@ def test_killed_and_started_again_it_ends_the_same(run):
     assert again.returncode != 0 and "steps: 8 in the folder, 500 asked for" in again.stderr
 
 
+@pytest.mark.slow  # half a minute
 def test_an_equivariant_model_turns_its_samples_with_the_seeds_and_the_noise(run):
     seeded = ("--seeds_from=validation", "--seeds=2", "--rotations=4", "--steps=20", "--jumps=1", "--batch=8", *PEAKS)
     result = generate(run, "--noise=turned", *seeded)

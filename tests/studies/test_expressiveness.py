@@ -31,6 +31,7 @@ def test_below_n_degrees_only_broken_symmetry_tells_stars_apart(kind):
         assert all(row["difference"] > 1e-3 for row in rows)
 
 
+@pytest.mark.slow  # rules are tested in tests/sphere
 def test_rules_are_compared_at_sizes_that_they_have(monkeypatch):
     chosen = ("spherical design", "Fibonacci with poles (released)", "e3nn grid, unweighted softmax")
     monkeypatch.setattr(sphere_rules, "CHOICES", {name: sphere_rules.CHOICES[name] for name in chosen})

@@ -116,6 +116,7 @@ def test_the_loss_is_that_of_properties_plus_that_of_denoising(params):
     assert 0.01 * denoising > 0.01 * found
 
 
+@pytest.mark.slow  # frozen parameters are tested in test_loop
 def test_a_frozen_encoder_stays_bit_identical(tmp_path):
     """Neither gradients nor weight decay reach it."""
     task = make(frozen=True)

@@ -113,6 +113,7 @@ def test_one_compilation_of_each_part_and_shape(train, shapes, tmp_path):
     assert sorted(traced) == ["evaluate", *["loss"] * shapes, *["sample"] * shapes]
 
 
+@pytest.mark.slow  # the instrument is tested in test_watching and test_quickstart
 def test_gradients_are_measured_with_the_loss_where_asked_for(tmp_path):
     task = toy_task()
     mesh = make_mesh()

@@ -21,7 +21,6 @@ BASE = SETTINGS._replace(batch_size=8, ema_decay=0.9, clip=50.0)
 CASES = {
     "8 devices": (8, BASE),
     "8 devices, parameters spread": (8, BASE._replace(fsdp=True)),
-    "in 4 parts": (1, BASE._replace(accumulate=4)),
     "8 devices in 2 parts": (8, BASE._replace(accumulate=2)),
     "8 devices, streamed": (8, BASE),
 }
