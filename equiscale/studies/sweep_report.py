@@ -150,7 +150,7 @@ def write(
     if study.compare:
         section, answer = would_it_pay(workdir, study, arms)
         sections.append(section)
-        answers.append(answer)
+        answers += [answer] if answer else []
     if study.fit:
         sections.append(scaling_report.section(workdir, study, found, arms))
     scores = {arm: curve[-1]["properties"] for arm, curve in arms.items() if "properties" in curve[-1]}
@@ -158,24 +158,13 @@ def write(
         image = save_figure(properties_figure(scores, study.heading), workdir / "properties.png")
         write_csv(workdir / "properties.csv", property_rows(scores))
         sections.append(("How well each property is predicted", image + properties_table(scores)))
-    first = {}
-    for name, run in runs.items():
-        if name in found and found[name].rows and all("head" in row for row in found[name].rows):
-            first.setdefault(study.arm(run), found[name].rows)
-    if first:
-        sections.append(head_report.section(workdir, first, study.heading))
-    of_times: dict[str, list[Rows]] = {}
-    for name, run in runs.items():
-        if name in found and found[name].rows and all("times" in row for row in found[name].rows):
-            of_times.setdefault(study.arm(run), []).append(found[name].rows)
-    if of_times:
+    if of_head := _having("head", study, found):
+        sections.append(head_report.section(workdir, {arm: of[0] for arm, of in of_head.items()}, study.heading))
+    if of_times := _having("times", study, found):
         sections += flow_times_report.sections(workdir, of_times, study.heading)
-    with_gradients: dict[str, Rows] = {}
-    for name, run in runs.items():
-        if name in found and found[name].rows and all("gradients_by_time" in row for row in found[name].rows):
-            with_gradients.setdefault(study.arm(run), found[name].rows)
-    if with_gradients:
-        sections.append(flow_times_report.gradient_section(workdir, with_gradients, study.heading))
+    if of_gradients := _having("gradients_by_time", study, found):
+        firsts = {arm: of[0] for arm, of in of_gradients.items()}
+        sections.append(flow_times_report.gradient_section(workdir, firsts, study.heading))
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:
@@ -191,6 +180,15 @@ def write(
     path = workdir / "report.html"
     write_report(path, title=study.heading, found=[*_sentences(study, arms), *answers], sections=sections)
     return path
+
+
+def _having(score: str, study: Study, found: Mapping[str, Progress]) -> dict[str, list[Rows]]:
+    """By arm, the curves of its runs whose rows all have a score."""
+    curves: dict[str, list[Rows]] = {}
+    for run in study.runs():
+        if run.name in found and (rows := found[run.name].rows) and all(score in row for row in rows):
+            curves.setdefault(study.arm(run), []).append(rows)
+    return curves
 
 
 def would_it_pay(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows]) -> tuple[tuple[str, str], str]:
