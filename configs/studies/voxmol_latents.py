@@ -15,7 +15,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         denoise_voxels.get_config(BASE.get(scale, "cpu")),
     )
     models, molecules = {
-        "cpu": (("cpu_0.06M", "cpu_0.3M"), 100),
+        "cpu": (("cpu_0.06M", "cpu_0.3M"), 50),
         "smoke": (("cpu_0.02M",), 10),
         "gpu": (("tiny", "small"), 400),
         "paper": (("tiny", "small", "full"), 1_000),
@@ -24,5 +24,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.base.training.keep = 0  # latents are measured along training
     if scale == "cpu":
         config.base.training.steps = 200
+        config.base.evaluation.points = 4  # measuring latents takes longer than these steps
     config.measurements = (Measurement("latents", {"molecules": molecules}, "latents.json"),)
     return config
