@@ -22,7 +22,8 @@ from equiscale.studies.molecule_statistics import statistics
 from equiscale.studies.rotation_names import rotation_name
 from equiscale.training.run_folder import write_json
 from experiments.config import command, read_run
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 NAME = flags.DEFINE_string("name", "samples", "folder under WORKDIR/generated")
 SEED = flags.DEFINE_integer("seed", 0, "of the bootstrap")

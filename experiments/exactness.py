@@ -6,10 +6,11 @@
 
 Of energies mean |f(x) - f(R x)|, absolute and over the standard deviation of f over molecules, and of forces the norm
 of what does not turn, relative. Files may be SDF or XYZ, in archives too. Writes exactness.csv and exactness.png into
---output.
+--output, and what it has found so far into rows.json, from where it goes on when started again.
 """
 
 import itertools
+import json
 import pathlib
 
 import jax
@@ -18,11 +19,13 @@ from absl import app, flags
 from tqdm import tqdm
 
 from equiscale.data import nci
+from equiscale.data.buckets import bucket_lengths, bucket_rows
 from equiscale.data.molecules import BadMolecule, from_records_skipping
 from equiscale.data.neighbours import build
 from equiscale.data.readers import read_molecules
 from equiscale.studies import exactness
 from equiscale.studies.report import write_csv
+from equiscale.training.run_folder import write_json
 from experiments.config import command, use_cache, whole_numbers
 from experiments.inputs import FirstOfEach, named
 
@@ -35,7 +38,8 @@ INITS = flags.DEFINE_integer("inits", 4, "initialisations", lower_bound=2)
 ROTATIONS = flags.DEFINE_integer("rotations", 2, "rotations of each molecule", lower_bound=1)
 CHANNELS = flags.DEFINE_integer("channels", 16, "channels of the features", lower_bound=1)
 DEGREE = flags.DEFINE_integer("degree", 2, "largest degree L of the features", lower_bound=1)
-NEIGHBOURS, CUTOFF = 29, 5.0  # slots of each atom, and angstrom
+CUTOFF = 5.0  # angstrom
+MANY, BUCKETS = 200, 4  # molecules from which on padding costs more than programs for several sizes, and these
 
 
 def main(argv):
@@ -43,22 +47,9 @@ def main(argv):
         layers, points = whole_numbers("layers", LAYERS.value), whole_numbers("points", POINTS.value)
         molecules, told = read(argv) if len(argv) > 1 else made()
         print(told)
-        graph, edges = build(molecules.positions, molecules.species, k=NEIGHBOURS, cutoff=CUTOFF)
-        print(f"{len(molecules)} molecules, neighbours: {edges}")
-        rows = exactness.measure(
-            NETWORKS.value,
-            layers,
-            points,
-            jax.tree.map(jnp.asarray, graph),
-            n_inits=INITS.value,
-            n_rotations=ROTATIONS.value,
-            progress=lambda todo: tqdm(todo, unit="network"),
-            cutoff=CUTOFF,
-            channels=CHANNELS.value,
-            hidden=2 * CHANNELS.value,
-            degree=DEGREE.value,
-        )
-    output = pathlib.Path(OUTPUT.value)
+        output = pathlib.Path(OUTPUT.value)
+        output.mkdir(parents=True, exist_ok=True)
+        rows = measured(molecules, layers, points, output / "rows.json")
     write_csv(output / "exactness.csv", rows)
     exactness.figure(rows, f"{len(molecules)} molecules of {molecules.source}").savefig(
         output / "exactness.png", dpi=150
@@ -69,6 +60,47 @@ def main(argv):
         sampled = f"{row['points']} points" if row["points"] else "no points"
         print(f"  {row['network']:<18} {row['layers']} layers, {sampled:<12} {values}")
     print(f"\nNumbers: {output / 'exactness.csv'}; figure: {output / 'exactness.png'}")
+
+
+def measured(molecules, layers, points, path):
+    """All rows, those of an earlier start with the same settings among them; `path` receives each when it is there."""
+    sizes = bucket_lengths(molecules.n_atoms, BUCKETS if len(molecules) >= MANY else 1)
+    graphs = []
+    for rows, width in zip(bucket_rows(molecules.n_atoms, sizes), sizes, strict=True):
+        few = molecules.subset(rows)
+        graph, edges = build(few.positions[:, :width], few.species[:, :width], k=max(width - 1, 1), cutoff=CUTOFF)
+        print(f"{len(few)} molecules of up to {width} atoms, neighbours: {edges}")
+        graphs.append(jax.tree.map(jnp.asarray, graph))
+    settings = {
+        "molecules": len(molecules),
+        "inits": INITS.value,
+        "rotations": ROTATIONS.value,
+        "channels": CHANNELS.value,
+        "degree": DEGREE.value,
+        "source": molecules.source,
+    }
+    known = json.loads(path.read_text()) if path.exists() else []
+    rows = [row for row in known if settings.items() <= row.items()]
+    there = [(row["network"], row["layers"], row["points"]) for row in rows]
+    found = exactness.measure(
+        NETWORKS.value,
+        layers,
+        points,
+        graphs,
+        n_inits=INITS.value,
+        n_rotations=ROTATIONS.value,
+        skip=lambda row: tuple(row.values()) in there,
+        progress=lambda todo: tqdm(todo, unit="network"),
+        cutoff=CUTOFF,
+        channels=CHANNELS.value,
+        hidden=2 * CHANNELS.value,
+        degree=DEGREE.value,
+    )
+    for row in found:
+        rows.append(row | settings)
+        write_json(path, rows)
+    rows.sort(key=lambda row: (row["network"], row["points"], row["layers"]))
+    return rows
 
 
 def read(argv):

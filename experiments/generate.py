@@ -48,7 +48,8 @@ from equiscale.training.devices import evaluation_mesh, everywhere, make_mesh
 from equiscale.training.interrupt import Stopped, StopRequest
 from equiscale.training.run_folder import open_run, versions, write_json
 from experiments.config import command, read_run
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 NAME = flags.DEFINE_string("name", None, "folder under WORKDIR/generated (default: samples, or seeded with seeds)")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "training step of the checkpoint (default: the last)")

@@ -29,7 +29,8 @@ from equiscale.studies import chain_samples
 from equiscale.training.checkpoints import restore_params
 from equiscale.training.run_folder import open_run, versions, write_json
 from experiments.config import command, read_run, whole_numbers
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 NAME = flags.DEFINE_string("name", "samples", "folder under WORKDIR/generated")
 CHECKPOINT = flags.DEFINE_integer("checkpoint", None, "training step of the checkpoint (default: the last)")

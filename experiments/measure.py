@@ -23,7 +23,8 @@ from equiscale.studies.rotation_names import rotation_name
 from equiscale.tasks.measure_names import parse_measure
 from equiscale.training.checkpoints import restore_params
 from experiments.config import command, read_run
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")
 AVERAGED = flags.DEFINE_bool("averaged", False, "the exponential average of the parameters instead of the raw ones")

@@ -25,7 +25,8 @@ from equiscale.training.checkpoints import restore_params
 from equiscale.training.loop import untrained_params
 from equiscale.training.run_folder import open_run, versions, write_json
 from experiments.config import command, read_run, read_settings
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")
 AVERAGED = flags.DEFINE_bool("averaged", None, "averaged parameters or raw ones (default: averaged where there are)")

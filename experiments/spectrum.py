@@ -27,7 +27,8 @@ from equiscale.studies import instrument_figures as figures
 from equiscale.training.checkpoints import restore_params
 from equiscale.training.loop import untrained_params
 from experiments.config import command, read_run, read_settings
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 ARM = flags.DEFINE_string("arm", None, "subfolder of the arm whose Hessians are made (default: the first)")
 STEP = flags.DEFINE_integer("step", None, "training step of the checkpoint (default: the last)")

@@ -4,6 +4,7 @@
     python -m experiments.study --config=configs/studies/voxmol_percent.py --workdir=studies/percent
     python -m experiments.study --config=configs/studies/voxmol_percent.py --config.scale=gpu --workdir=... --jobs=2
     python -m experiments.study --config=... --workdir=... --dry_run --only='*augmentation=none*'
+    python -m experiments.study --config=... --workdir=... --submit=slurm --submit_with=timeout_min=240,gpus_per_node=1
 
 Every run is a folder of experiments.train under WORKDIR/runs and a process of its own, followed by what the study
 measures of each (generated molecules, latents); runs that others start from come first, under WORKDIR/pretraining.
@@ -11,29 +12,38 @@ What is finished is not run again, what was interrupted goes on, what fails (its
 others. The report is drawn anew after each run: WORKDIR/report.html, percent.png and .pdf, results.csv. Any field of
 all runs can be changed, e.g. --config.base.training.steps=1000; --config.scale picks cpu (minutes on 2 cores), gpu
 (hours) or paper.
+
+--dry_run tells beforehand what the runs cost: operations, memory and time. --submit queues what is left and returns;
+--status follows the runs from any terminal, wherever they are, and --report draws what is there already.
 """
 
 import concurrent.futures
 import importlib
 import pathlib
 import shlex
-import subprocess
 import sys
 import time
-from typing import NamedTuple
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from equiscale.studies import sweep, sweep_report
+from experiments import cluster, dry_run, status
 from experiments.config import CONFIGS, command, read_config
+from experiments.jobs import Job, config_of, execute, plan, stages, study_of
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the study: a file of configs/studies")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the study; an interrupted one goes on")
 LIST = flags.DEFINE_bool("list", False, "list the studies there are and what each reproduces")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "list the runs, and how far each is")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "list the runs with what they cost, and run none")
+SPEED = flags.DEFINE_float("speed", None, "FLOP a second to tell times of --dry_run by", lower_bound=1.0)
+STATUS = flags.DEFINE_bool("status", False, "show how far the runs are until all are done, and run none")
+EVERY = flags.DEFINE_float("every", 5.0, "seconds between drawings of the table of runs; 0: one", lower_bound=0.0)
+REPORT = flags.DEFINE_bool("report", False, "draw the report of what is there, and run nothing")
 ONLY = flags.DEFINE_string("only", "*", "runs whose names match this pattern")
 JOBS = flags.DEFINE_integer("jobs", 1, "runs at the same time, as processes of this machine", lower_bound=1)
+SUBMIT = flags.DEFINE_enum("submit", None, cluster.CLUSTERS, "queue the runs there instead, at most --jobs at once")
+SUBMIT_WITH = flags.DEFINE_list("submit_with", [], "name=value,...: what submitit is told, e.g. timeout_min=240")
 
 
 def main(argv):
@@ -43,24 +53,8 @@ def main(argv):
             return
         if CONFIG.value is None or WORKDIR.value is None:
             raise ValueError("--config and --workdir are needed; --list shows the studies there are")
-        failed = run(_study(), pathlib.Path(WORKDIR.value).absolute())
+        failed = run(study_of(read_config(CONFIG, "scale")), pathlib.Path(WORKDIR.value).absolute())
     sys.exit(1 if failed else 0)
-
-
-def _study() -> sweep.Study:
-    """The study at the scale asked for, with single fields overridden by the command line."""
-    return study_of(read_config(CONFIG, "scale"))
-
-
-def study_of(config) -> sweep.Study:
-    """The study of a file of configs/studies."""
-    first = config_of(config.pretraining.task, config.pretraining.preset) if "pretraining" in config else None
-    return sweep.Study.of(config, config_of(config.base.task, config.base.preset), first)
-
-
-def config_of(task: str, preset: str):
-    """A task's own config."""
-    return importlib.import_module(f"configs.{task}").get_config(preset)
 
 
 def list_studies() -> None:
@@ -72,95 +66,55 @@ def list_studies() -> None:
             print(f"configs/studies/{path.name}\n    {study.title}\n    {study.reproduces}; {len(jobs)} runs\n")
 
 
-class Job(NamedTuple):
-    """A run, its folder, and that of the run it starts from."""
-
-    study: sweep.Study
-    run: sweep.Run
-    folder: pathlib.Path
-    after: pathlib.Path | None = None
-
-    @property
-    def progress(self) -> sweep.Progress | None:
-        return sweep.progress(self.folder)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name if self.folder.parent.name == "runs" else f"pretraining/{self.folder.name}"
-
-
-def plan(study: sweep.Study, workdir: pathlib.Path, only: str = "*") -> list[Job]:
-    """All runs whose names match, after those that they start from."""
-    first, jobs = {}, []
-    for r in study.runs(only):
-        before = study.first(r)
-        if before is None:
-            jobs.append(Job(study, r, workdir / "runs" / r.name))
-            continue
-        folder = workdir / "pretraining" / before.name
-        first[before.name] = Job(study.pretraining, before, folder)
-        fields = {name: str(folder) if value == sweep.PRETRAINED else value for name, value in r.overrides.items()}
-        jobs.append(Job(study, r._replace(overrides=fields), workdir / "runs" / r.name, folder))
-    return [*first.values(), *jobs]
-
-
 def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
-    """Run what is missing and report; returns the runs that failed, with the last line each printed."""
+    """What the flags ask for; returns the runs that failed, with the last line each printed."""
     study.check(config_of)
     jobs = plan(study, workdir, ONLY.value)
     if DRY_RUN.value:
-        for job in jobs:
-            print(f"{_state(job.progress):>16}  {job.name}")
-            for words in commands_left(job):
-                print(f"{'':>18}{shlex.join(words)}")
+        dry_run.show(jobs, SPEED.value)
         return {}
-    todo = [job for job in jobs if commands_left(job)]
-    print(f"{study.title}: {len(jobs)} runs, {len(jobs) - len(todo)} of them finished", flush=True)
-    failed: dict[str, str] = {}
+    if STATUS.value:
+        status.follow(jobs, EVERY.value)
+        return {}
     folders = {r.name: workdir / "runs" / r.name for r in study.runs()}
-    began, path, n = time.time(), None, 0
-    for stage in ([job for job in todo if job.study is not study], [job for job in todo if job.study is study]):
-        with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
-            waiting = {pool.submit(execute, job): job for job in stage}
-            for future in concurrent.futures.as_completed(waiting):
-                job, why, n = waiting[future], future.result(), n + 1
-                if why:
-                    failed[job.name] = why
-                left = (time.time() - began) / n * (len(todo) - n) / 60
-                print(f"[{n}/{len(todo)}, {left:.0f} min left] {job.name}: {_outcome(job, why)}", flush=True)
-                path = report(study, workdir, folders, failed) or path
-    path = report(study, workdir, folders, failed) or path
+    if REPORT.value:
+        print(f"Report: {report(study, workdir, folders, {}) or 'nothing to report'}")
+        return {}
+    left = stages(jobs)
+    print(f"{study.title}: {len(jobs)} runs, {len(jobs) - sum(map(len, left))} of them finished", flush=True)
+    if SUBMIT.value:
+        queued = cluster.submit(left, SUBMIT.value, workdir / "queue", JOBS.value, SUBMIT_WITH.value)
+        print(f"queued {len(queued)} jobs: {', '.join(queued)}; output in {workdir / 'queue'}")
+        print("The same command with --status follows them, with --report it draws what is there")
+        return {}
+    failed = run_here(study, workdir, folders, left)
+    path = report(study, workdir, folders, failed)
     print(f"\n{len(failed)} failed\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()) if failed else "")
     print(f"Report: {path}" if path else "nothing to report")
     return failed
 
 
-def commands_left(job: Job) -> list[list[str]]:
-    """What is still to be run for one run of the study, in order: its training, then what is measured of it."""
-    words = []
-    if not _done(job.folder):
-        fields = [f"--config.{name}={value}" for name, value in job.run.overrides.items()]
-        words.append(["train", f"--config=configs/{job.run.task}.py", f"--config.preset={job.study.preset}", *fields])
-    for m in job.study.measurements:
-        if not (job.folder / m.result).exists():
-            words.append([m.command, *(f"--{name}={value}" for name, value in m.flags.items())])
-    return [["python", "-m", f"experiments.{command}", f"--workdir={job.folder}", *rest] for command, *rest in words]
-
-
-def execute(job: Job) -> str | None:
-    """What is left of one run, each command a process; None, or the last line printed by the one that failed."""
-    if job.after is not None and not _done(job.after):
-        return f"{job.after} is not finished, and it starts from there"
-    job.folder.mkdir(parents=True, exist_ok=True)
-    print(f"{job.name}: started, output in {job.folder / 'log.txt'}", flush=True)
-    for words in commands_left(job):
-        with (job.folder / "log.txt").open("a") as log:
-            command_line = [sys.executable, *words[1:]]
-            done = subprocess.run(command_line, stdout=log, stderr=subprocess.STDOUT, cwd=CONFIGS.parent)
-        if done.returncode:
-            lines = (job.folder / "log.txt").read_text(errors="replace").strip().splitlines()
-            return lines[-1][-300:] if lines else f"exit status {done.returncode}"
-    return None
+def run_here(study: sweep.Study, workdir: pathlib.Path, folders, left: list[list[Job]]) -> dict[str, str]:
+    """Run what is left on this machine, stage after stage, drawing the report after each run."""
+    failed: dict[str, str] = {}
+    live = status.Live([job for stage in left for job in stage])
+    total, n, began = len(live.jobs), 0, time.time()
+    for stage in left:
+        with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
+            waiting = {pool.submit(_begin, job): job for job in stage}
+            while waiting:
+                done, _ = concurrent.futures.wait(waiting, EVERY.value or None, concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    job, why, n = waiting.pop(future), future.result(), n + 1
+                    if why:
+                        failed[job.name] = why
+                    minutes = (time.time() - began) / n * (total - n) / 60
+                    live.clear()
+                    print(f"[{n}/{total}, {minutes:.0f} min left] {job.name}: {_outcome(job, why)}", flush=True)
+                    report(study, workdir, folders, failed)
+                live.draw(failed)
+    live.clear()
+    return failed
 
 
 def report(study: sweep.Study, workdir: pathlib.Path, folders, failed) -> pathlib.Path | None:
@@ -170,13 +124,10 @@ def report(study: sweep.Study, workdir: pathlib.Path, folders, failed) -> pathli
     return sweep_report.write(workdir, study, found, failed, "python -m experiments.study " + shlex.join(sys.argv[1:]))
 
 
-def _state(p: sweep.Progress | None) -> str:
-    return "not begun" if p is None else "finished" if p.done else f"step {p.step} of {p.steps}"
-
-
-def _done(folder: pathlib.Path) -> bool:
-    found = sweep.progress(folder)
-    return found is not None and found.done
+def _begin(job: Job) -> str | None:
+    if not sys.stdout.isatty():  # where a table shows it
+        print(f"{job.name}: started, output in {job.folder / 'log.txt'}", flush=True)
+    return execute(job)
 
 
 def _outcome(job: Job, why: str | None) -> str:

@@ -23,7 +23,8 @@ from equiscale.training.checkpoints import restore_params
 from equiscale.training.loop import untrained_params
 from equiscale.training.run_folder import write_json
 from experiments.config import command, read_run, read_settings
-from experiments.train import WORKDIR, load_experiment
+from experiments.tasks import load_experiment
+from experiments.train import WORKDIR
 
 STEPS = flags.DEFINE_list("steps", [], "checkpoints to measure, e.g. 0,85,500; default: the untrained and 4 others")
 AVERAGED = flags.DEFINE_bool("averaged", False, "the exponential average of the parameters instead of the raw ones")

@@ -22,27 +22,18 @@ and optimiser state too. The batch size is that over all devices; their number c
 All processes of a run share --workdir. Compiled programs are kept in $EQUISCALE_CACHE (~/.cache/equiscale).
 """
 
-import functools
 import pathlib
 
 import jax
 from absl import app, flags, logging
 
-from equiscale.tasks import (
-    denoise_points,
-    denoise_voxels,
-    flow_chains,
-    force_field,
-    predict_properties,
-    predict_quantities,
-)
 from equiscale.tasks.task import size_of
 from equiscale.training.devices import make_mesh, start_processes
 from equiscale.training.loop import train
 from equiscale.training.run_folder import open_run, write_json
 from equiscale.training.state import n_parameters, parameter_table
-from experiments.config import define_config, read_config, read_instruments, read_settings, use_cache
-from experiments.encoders import read_encoder
+from experiments.config import define_config, read_config, read_instruments, read_settings
+from experiments.tasks import load_experiment
 
 CONFIG = define_config("denoise_voxels")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an interrupted one goes on", required=True)
@@ -58,28 +49,6 @@ flags.register_validator(
     ),
     message="give two steps, the first and the one after the last, as in --profile=100,105",
 )
-
-# Modules with `from_config`; each has a file of its name in configs/.
-TASKS = {
-    "denoise_voxels": denoise_voxels,
-    "denoise_points": denoise_points,
-    "predict_properties": predict_properties,
-    "force_field": force_field,
-    "flow_chains": flow_chains,
-    "predict_quantities": predict_quantities,
-}
-
-
-def load_experiment(config, only: str | None = None):
-    """The task, data and model of a run's config. Raises ValueError if its task is not the `only` one that will do."""
-    if config.task not in TASKS:
-        raise ValueError(f"task {config.task!r} is none of {', '.join(TASKS)}")
-    if only is not None and config.task != only:
-        raise ValueError(f"this command is for runs of {only}, and this run's task is {config.task}")
-    augmentation = config.augmentation if "augmentation" in config else config.arm  # of an arm of the quickstart
-    starts = "encoder" in config and config.encoder.run  # from another run's parameters, read when they are needed
-    given = {"encoder": functools.partial(read_encoder, config)} if starts else {}
-    return TASKS[config.task].from_config(config, augmentation, cache_dir=str(use_cache()), **given)
 
 
 def main(argv):

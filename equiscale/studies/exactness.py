@@ -5,7 +5,7 @@ initialisations and rotations, with standard errors, forces beside energies.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,20 +28,29 @@ class Errors(NamedTuple):
     molecules; `forces` the norm of R^-1 F(R x) - F(x) over that of F(x), over all atoms.
     """
 
-    energy: Float[Array, ""]
-    relative: Float[Array, ""]
-    forces: Float[Array, ""]
+    energy: float
+    relative: float
+    forces: float
+
+
+class Turned(NamedTuple):
+    """Of each molecule: its energy, how far that of the turned one is off, squares of forces and of their errors."""
+
+    energy: Float[Array, " n"]
+    off: Float[Array, " n"]
+    squares: Float[Array, " n"]
+    squares_off: Float[Array, " n"]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "n_rotations"))
-def errors_of(model: SphericalTransformer, graph: Graph, key: Array, *, n_rotations: int) -> Errors:
-    """Of the network that `key` makes, each molecule of the graph `[n, ...]` turned by rotations of its own."""
-    init_key, turn_key = jax.random.split(key)
-    params = model.init(init_key, jax.tree.map(lambda a: a[:1], graph))
+def turned_by_molecule(
+    model: SphericalTransformer, params: Any, graph: Graph, keys: Array, *, n_rotations: int
+) -> Turned:
+    """Each molecule of the graph `[n, ...]` turned by rotations of its own, from its key; means over rotations."""
+    predict = functools.partial(model.apply, params)
 
     def both(item):
         one, key = item
-        predict = functools.partial(model.apply, params)
         still = predict(one)
 
         def turned(key):
@@ -49,52 +58,62 @@ def errors_of(model: SphericalTransformer, graph: Graph, key: Array, *, n_rotati
             found = predict(actions.apply(TURNED, g[None], jax.tree.map(lambda a: a[None], one)))
             return found.energy[0] - still.energy, found.forces[0] @ g - still.forces
 
-        of_energy, of_forces = jax.lax.map(turned, jax.random.split(key, n_rotations))
-        return still.energy, jnp.abs(of_energy).mean(), jnp.square(of_forces).sum((1, 2)).mean(), still.forces
+        off, forces_off = jax.lax.map(turned, jax.random.split(key, n_rotations))
+        squares = jnp.square(still.forces).sum()
+        return Turned(still.energy, jnp.abs(off).mean(), squares, jnp.square(forces_off).sum((1, 2)).mean())
 
-    n = len(graph.species)
-    energy, wrong, squares, forces = jax.lax.map(both, (graph, jax.random.split(turn_key, n)), batch_size=AT_ONCE)
-    return Errors(wrong.mean(), wrong.mean() / energy.std(), jnp.sqrt(squares.sum() / jnp.square(forces).sum()))
+    return jax.lax.map(both, (graph, keys), batch_size=AT_ONCE)
+
+
+def errors_of(model: SphericalTransformer, graphs: Sequence[Graph], key: Array, *, n_rotations: int) -> Errors:
+    """Of the network that `key` makes, on molecules in buckets of one padded shape each."""
+    init_key, turn_key = jax.random.split(key)
+    params = jax.jit(model.init)(init_key, jax.tree.map(lambda a: a[:1], graphs[0]))
+    found = []
+    for i, graph in enumerate(graphs):
+        keys = jax.random.split(jax.random.fold_in(turn_key, i), len(graph.species))
+        found.append(jax.device_get(turned_by_molecule(model, params, graph, keys, n_rotations=n_rotations)))
+    of = Turned(*map(np.concatenate, zip(*found, strict=True)))
+    off = float(of.off.mean())
+    return Errors(off, off / float(of.energy.std()), float(np.sqrt(of.squares_off.sum() / of.squares.sum())))
 
 
 def measure(
     kinds: Sequence[str],
     layers: Sequence[int],
     points: Sequence[int],
-    graph: Graph,
+    graphs: Sequence[Graph],
     *,
     n_inits: int,
     n_rotations: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    skip: Callable[[dict[str, Any]], bool] = lambda row: False,
+    progress: Callable[[Sequence], Iterable] = iter,
     **fields: Any,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """One row for each kind, number of layers and of points (one for kinds without): means over initialisations.
 
-    `fields` are those of `SphericalTransformer`. Raises ValueError for an unknown kind, and for points that no rule of
-    the kind has.
+    `graphs` are buckets of molecules; `fields` those of `SphericalTransformer`; networks whose row, as far as it is
+    known before, `skip` wants are left out. Raises ValueError for an unknown kind, and for points that no rule of the
+    kind has.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise ValueError(f"{', '.join(unknown)} is none of {', '.join(KINDS)}")
-    models = {}
+    wanted = {}
     for kind in kinds:
         for n_layers in layers:
             for s in points:
                 model = SphericalTransformer(
                     **KINDS[kind] | {"n_layers": n_layers, "points": s, "turned": False} | fields
                 )
-                models[kind, n_layers, s if model.is_sampled else 0] = model
-    rows = []
-    for (kind, n_layers, s), model in progress(models.items()):
-        found = [
-            jax.device_get(errors_of(model, graph, key, n_rotations=n_rotations))
-            for key in jax.random.split(jax.random.key(0), n_inits)
-        ]
-        row = {"network": kind, "layers": n_layers, "points": s, "inits": n_inits}
+                row = {"network": kind, "layers": n_layers, "points": s if model.is_sampled else 0}
+                wanted[tuple(row.values())] = row, model
+    for row, model in progress([one for one in wanted.values() if not skip(one[0])]):
+        keys = jax.random.split(jax.random.key(0), n_inits)
+        found = [errors_of(model, graphs, key, n_rotations=n_rotations) for key in keys]
         for field, values in Errors(*np.transpose(found))._asdict().items():
             row |= {field: float(values.mean()), f"{field}_stderr": float(values.std(ddof=1) / n_inits**0.5)}
-        rows.append(row)
-    return rows
+        yield row
 
 
 def figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
 
 from equiscale.data.graphs import Graph
@@ -24,6 +23,7 @@ from equiscale.models import (
     voxel_unet,
 )
 from equiscale.models.flow_transformer import Chain
+from equiscale.residuals import residual_bytes
 from equiscale.training.state import n_parameters
 
 Fields = dict[str, Any]
@@ -215,8 +215,6 @@ def cost(family: Family, preset: str, sizes: Sizes) -> Cost:
         x = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), arguments)
         return sum(jnp.square(a).sum() for a in jax.tree.leaves(model.apply(variables, *x)))
 
-    backward = jax.make_jaxpr(lambda variables: jax.vjp(loss, variables)[1])(variables).jaxpr
-    kept = {v for v in backward.outvars if isinstance(v, jex.Var)} - set(backward.invars)
     return Cost(
         model=family.name,
         preset=preset,
@@ -224,7 +222,7 @@ def cost(family: Family, preset: str, sizes: Sizes) -> Cost:
         example=example_of(family, preset, sizes),
         forward_flop=flops(loss, variables),
         training_flop=flops(jax.value_and_grad(loss), variables),
-        memory=sum(v.aval.size * v.aval.dtype.itemsize for v in kept),
+        memory=residual_bytes(loss, variables),
         symmetry=family.symmetry(preset),
         source=family.source if preset in family.published or not family.published else f"{family.source}; other size",
     )

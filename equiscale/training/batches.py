@@ -38,8 +38,8 @@ def make_draw(
         orders_of = [functools.partial(jax.random.permutation, x=n) for n in sizes]
     else:
         orders_of = [_members(labels) for labels in clusters]
-        sizes = [len(np.unique(labels)) for labels in clusters]
-    per_set = [max(n // batch_size, 1) for n in sizes]
+        sizes = cluster_sizes(clusters)
+    per_set = batches_per_epoch(sizes, batch_size)
     per_epoch = sum(per_set)
 
     @functools.lru_cache(maxsize=2)
@@ -67,6 +67,16 @@ def make_draw(
         return Drawn(bucket, orders[bucket][rows])
 
     return draw
+
+
+def cluster_sizes(clusters: Sequence[np.ndarray]) -> list[int]:
+    """Clusters in each set."""
+    return [len(np.unique(labels)) for labels in clusters]
+
+
+def batches_per_epoch(sizes: Sequence[int], batch_size: int) -> list[int]:
+    """Of each set: whole ones, and at least one."""
+    return [max(n // batch_size, 1) for n in sizes]
 
 
 def _members(labels: np.ndarray) -> Callable[[PRNGKeyArray], np.ndarray]:

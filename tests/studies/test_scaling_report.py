@@ -9,7 +9,7 @@ import pytest
 from equiscale.studies import sweep, sweep_report
 from equiscale.studies.scaling_report import lines_of, section
 from equiscale.studies.sweep import Axis, Study, one_field
-from experiments.study import config_of
+from experiments.jobs import config_of
 
 SIZES = {"small": 1e4, "middle": 1e5, "large": 1e6}
 STUDY = Study(

@@ -14,7 +14,7 @@ from configs.studies import proteina_percent, voxmol_percent, voxmol_properties
 from equiscale.studies import ends_figure, sweep, sweep_report
 from equiscale.studies.sweep import Axis, Run, Study, one_field
 from equiscale.tasks.property_scores import STATISTICS
-from experiments.study import commands_left, config_of, plan, study_of
+from experiments.jobs import commands_left, config_of, plan, study_of
 
 STUDIES = pathlib.Path(__file__).parents[2] / "configs" / "studies"
 STUDY = Study(
