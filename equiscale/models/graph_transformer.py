@@ -36,6 +36,15 @@ _CPU = {
 # of the training-dynamics paper fit it with output_multiplier 1). Of "4M" and "1M" that paper tells the label only.
 # Those for CPUs are named by their number of parameters and go without dropout; they are for graphs within 6 angstrom.
 PRESETS = {
+    "cpu_0.008M": {
+        "hidden": 8,
+        "n_layers": 1,
+        **_CPU,
+        "n_rbf": 16,
+        "radial_features": 16,
+        "species_features": 8,
+        "order_features": 8,
+    },
     "cpu_0.02M": {"hidden": 16, "n_layers": 1, **_CPU, "n_rbf": 32, "radial_features": 32, "species_features": 16},
     "cpu_0.1M": {"hidden": 32, "n_layers": 2, **_CPU},
     "cpu_0.4M": {"hidden": 64, "n_layers": 2, **_CPU},

@@ -24,6 +24,7 @@ def _size(c: int, n_layers: int, radial_features: int) -> dict:
 
 # Fields of `TensorField`, named by the number of parameters; `GraphTransformer` has the same names.
 PRESETS = {
+    "cpu_0.008M": _size(4, 2, 12),
     "cpu_0.02M": _size(7, 2, 24),
     "cpu_0.1M": _size(15, 3, 48),
     "cpu_0.4M": _size(25, 3, 96),
