@@ -45,6 +45,8 @@ def base(scale: str) -> ConfigDict:
     size = {"cpu": "cpu_0.02M", "smoke": "cpu_0.02M", "gpu": "1M", "paper": "4M"}[scale]
     config.model.preset = f"est_published_ga_{size}"
     config.properties = ("gap",)
+    if scale == "smoke":
+        config.model.spherical.n_layers = 1
     if scale == "cpu":
         config.data.molecules, config.data.max_atoms, config.data.buckets = 500, 20, 1
         config.model.spherical.points = 48

@@ -34,4 +34,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.compare = ("plain, turned data", "steerable")
     if scale == "cpu":
         config.base.training.steps = 100
+        config.base.evaluation.points = 5  # which take as long as the steps
     return config

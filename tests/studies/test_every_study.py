@@ -1,0 +1,48 @@
+"""One run of every study at its smallest scale, trained and reported as `experiments.study` does it."""
+
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+
+from equiscale.studies import sweep, sweep_report
+from equiscale.training.loop import train
+from equiscale.training.run_folder import open_run
+from experiments.config import read_instruments, read_settings
+from experiments.jobs import plan, study_of
+from experiments.tasks import load_experiment
+from tests.commands import start
+from tests.training.test_parallel import mesh_of
+
+NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/studies").glob("*.py") if p.stem[0] != "_")
+
+
+def smoke(name):
+    return study_of(importlib.import_module(f"configs.studies.{name}").get_config("smoke"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_last_run_trains_and_is_reported(name, tmp_path):
+    study, mesh = smoke(name), mesh_of(1)
+    job = [job for job in plan(study, tmp_path) if job.after is None][-1]
+    open_run(job.folder, job.config.to_dict())
+    task = load_experiment(job.config).task
+    instruments = read_instruments(job.config, task, mesh)
+    train(task, read_settings(job.config), job.folder, title=name, mesh=mesh, instruments=instruments)
+    first, *_, last = job.progress.rows
+    assert job.state == "finished" and np.isfinite([last["total"], last["percent"]]).all()
+    assert instruments.keys() <= last.keys() and last["total"] != first["total"]
+    if job.study is study:
+        page = sweep_report.write(tmp_path, study, {job.run.name: job.progress}, {}, "the command").read_text()
+        assert study.heading in page and (tmp_path / "results.csv").exists()
+
+
+@pytest.mark.slow  # every run of every study with what is measured of it: an hour
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_it(name, tmp_path):
+    arguments = f"--config=configs/studies/{name}.py", "--config.scale=smoke", f"--workdir={tmp_path}"
+    done = start(*arguments, module="study")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert all(sweep.progress(job.folder).done for job in plan(smoke(name), tmp_path))
+    assert (tmp_path / "report.html").exists()
