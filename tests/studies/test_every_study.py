@@ -1,7 +1,12 @@
 """One run of every study at its smallest scale, trained and reported as `experiments.study` does it."""
 
+import csv
 import importlib
+import os
 import pathlib
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from equiscale.training.run_folder import open_run
 from experiments.config import read_instruments, read_settings
 from experiments.jobs import plan, study_of
 from experiments.tasks import load_experiment
-from tests.commands import start
+from tests.commands import command, start
 from tests.training.test_parallel import mesh_of
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/studies").glob("*.py") if p.stem[0] != "_")
@@ -46,3 +51,25 @@ def test_all_of_it(name, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert all(sweep.progress(job.folder).done for job in plan(smoke(name), tmp_path))
     assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.slow  # runs are killed and go on in tests.training.test_interruption
+def test_killed_half_way_it_ends_with_the_same_tables(tmp_path):
+    def arguments(folder):
+        return "--config=configs/studies/escaip_percent.py", "--config.scale=smoke", f"--workdir={tmp_path / folder}"
+
+    assert start(*arguments("whole"), module="study").returncode == 0
+    line, settings = command(*arguments("killed"), module="study")
+    process = subprocess.Popen(line, **settings, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not (first := list((tmp_path / "killed" / "runs").glob("*/metrics.jsonl"))) and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert first and not (tmp_path / "killed" / "results.csv").exists()
+    done = start(*arguments("killed"), module="study")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    tables = []
+    for folder in ("whole", "killed"):
+        with (tmp_path / folder / "results.csv").open() as file:
+            tables.append([{k: v for k, v in row.items() if k != "train_seconds"} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1] and len(tables[0]) == 2
