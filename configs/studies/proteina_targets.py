@@ -27,5 +27,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         ),
         one_field("seed", *range(n_seeds)),
     )
-    config.base.evaluation.instruments = ("scores",)
+    config.base.evaluation.instruments = ("times", "gradient_noise")
     return config

@@ -91,14 +91,15 @@ def gradient_ratios(runs: Mapping[str, Rows], title: str) -> tuple[Figure, dict[
             found[name][t] = r = propositions.log_log_correlation(run)
             label = f"t = {t}, R = {r:.2f}"
             ax.plot(run.ratio, run.purity, "o-", color=colour, markersize=3, linewidth=0.7, label=label)
+            ax.plot(run.ratio[-1], run.purity[-1], "o", color=colour, markersize=7)
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlabel("loss ratio equiv / mean")
         ax.grid(alpha=0.25)
         ax.set_title(name, fontsize=10)
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.axes[0].set_ylabel("gradient-norm ratio equiv / mean")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title + "\nlines: along training; large: at its end", fontsize=10)
     return figure, found
 
 
@@ -109,6 +110,29 @@ def gradient_section(workdir: pathlib.Path, runs: Mapping[str, Rows], title: str
     lines = [(name, *(f"{r[t]:.2f}" for t in times)) for name, r in correlations.items()]
     body = save_figure(figure, workdir / "gradients_by_time.png") + table(("log-log R at flow time", *times), lines)
     return "Gradients by flow time", body
+
+
+def noise_section(workdir: pathlib.Path, runs: Mapping[str, Sequence[Rows]]) -> tuple[str, str]:
+    """A heading and body: the variance of each target's gradients over that of the first, by arm and step, averaged
+    over seeds; gradient_noise.csv is written beside it.
+    """
+    rows = []
+    for name, curves in runs.items():
+        for step in (row["step"] for row in curves[0]):
+            of = [row["gradient_noise"] for curve in curves for row in curve if row["step"] == step]
+            for target in of[0]:
+                ratios = [found[target]["ratio"] for found in of]
+                mean, error = over_seeds(ratios, [0.0] * len(ratios))
+                rows.append({"arm": name, "step": step, "target": target, "ratio": mean, "ratio_stderr": error})
+    write_csv(workdir / "gradient_noise.csv", rows)
+    first = rows[0]["target"]
+    lines = [
+        (row["arm"], str(row["step"]), row["target"], f"{row['ratio']:.3g} ± {2 * row['ratio_stderr']:.1g}")
+        for row in rows
+        if row["target"] != first
+    ]
+    header = ("parameters of", "step", "target", f"variance of its gradient over that of {first}")
+    return "Noise of gradients by target", table(header, lines)
 
 
 def sections(workdir: pathlib.Path, runs: Mapping[str, Sequence[Rows]], title: str) -> list[tuple[str, str]]:

@@ -5,11 +5,13 @@ import csv
 import html
 import io
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
+CHARACTERS = 13  # of a title in an inch
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2rem }
@@ -22,7 +24,10 @@ pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; font-size: .85rem }
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> str:
-    """Write a PNG beside the report and return it as an <img> that needs no file."""
+    """Write a PNG beside the report and return it as an <img> that needs no file; a long title is broken into lines."""
+    if lines := figure.get_suptitle().splitlines():
+        width = int(CHARACTERS * figure.get_figwidth())
+        figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines), fontsize=10)
     figure.savefig(path, dpi=150)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=110, format="png")

@@ -165,6 +165,8 @@ def write(
     if of_gradients := _having("gradients_by_time", study, found):
         firsts = {arm: of[0] for arm, of in of_gradients.items()}
         sections.append(flow_times_report.gradient_section(workdir, firsts, study.heading))
+    if of_noise := _having("gradient_noise", study, found):
+        sections.append(flow_times_report.noise_section(workdir, of_noise))
     for measurement in study.measurements:
         done: dict[str, list[pathlib.Path]] = {}
         for name in found:

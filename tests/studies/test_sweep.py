@@ -8,10 +8,12 @@ import shlex
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from configs import denoise_voxels
 from configs.studies import proteina_percent, voxmol_percent, voxmol_properties
 from equiscale.studies import ends_figure, sweep, sweep_report
+from equiscale.studies.report import save_figure
 from equiscale.studies.sweep import Axis, Run, Study, one_field
 from equiscale.tasks.property_scores import STATISTICS
 from experiments.jobs import commands_left, config_of, plan, study_of
@@ -225,6 +227,28 @@ def test_ends_are_drawn_against_a_field(tmp_path):
         study._replace(against="noise_sigma").check(config_of)
     with pytest.raises(ValueError, match=r"model\.preset='cpu_1M' is no number"):
         ends_figure.lines_of(study._replace(against="model.preset"))
+
+
+def test_noise_of_gradients_is_averaged_over_seeds_and_reported(tmp_path):
+    for run, ratio in zip(STUDY.runs(), (0.6, 0.8), strict=False):
+        noise = {"plain": {"ratio": 1.0}, "rao_blackwell": {"ratio": ratio}}
+        write_run(
+            tmp_path / run.name, [row(0, 60.0) | {"gradient_noise": noise}, row(4, 4.0) | {"gradient_noise": noise}]
+        )
+    found = {run.name: p for run in STUDY.runs() if (p := sweep.progress(tmp_path / run.name)) is not None}
+    page = sweep_report.write(tmp_path, STUDY, found, {}, "the command").read_text()
+    assert "0.7 ± 0.2" in page  # a standard error of 0.1 between two seeds
+    with (tmp_path / "gradient_noise.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["step"], r["target"], float(r["ratio"])) for r in rows][1] == ("0", "rao_blackwell", 0.7)
+
+
+def test_long_titles_are_broken_into_lines(tmp_path):
+    figure = Figure(figsize=(4, 3))
+    figure.suptitle("a word " * 20 + "\nand a line")
+    save_figure(figure, tmp_path / "figure.png")
+    lines = figure.get_suptitle().splitlines()
+    assert len(lines) > 3 and max(map(len, lines)) <= 52 and lines[-1] == "and a line"
 
 
 def test_nothing_measured_is_an_error(tmp_path):
