@@ -130,11 +130,12 @@ def figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:
                 x, y, error = (np.array([row[key] for row in of]) for key in ("layers", field, f"{field}_stderr"))
                 label = f"{kind}, {s} points" if s else kind
                 alpha = (1 + sizes.index(s)) / len(sizes) if s else 1.0
-                ax.errorbar(x, y, yerr=2 * error, fmt="o-", color=colour, alpha=alpha, markersize=4, label=label)
+                bars = np.minimum(2 * error, 0.9 * y), 2 * error
+                ax.errorbar(x, y, yerr=bars, fmt="o-", color=colour, alpha=alpha, markersize=4, label=label)
         ax.set_yscale("log")
         ax.set_xlabel("layers")
         ax.set_ylabel(f"relative equivariance error of {what}")
         ax.grid(alpha=0.25)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.suptitle(title + "; untrained, bars: two standard errors over initialisations", fontsize=10)
     return figure

@@ -16,6 +16,7 @@ Rows = Sequence[Mapping[str, Any]]
 # Told apart with any colour vision, after Okabe and Ito; beyond them styles of line go on.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES = ("-", "--", ":")
+FEW = 8  # arms whose names fit beside their lines
 COMPONENTS = {"total": "total", "mean": "twirled prediction", "equiv": "equivariance error"}
 
 
@@ -56,7 +57,7 @@ def percent_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     ax.set_ylabel("% of validation loss\nfrom equivariance error")
     ax.set_xlabel("")
     ax.set_title(textwrap.fill(title, 80), fontsize=10)
-    ax.legend(fontsize=9)
+    _legend(figure, ax)
     floor.set_ylabel("floor, %")
     limits = column(everything, "floor")
     floor.set_ylim(limits.min() / 10, limits.max() * 10)
@@ -97,9 +98,20 @@ def cost_figure(arms: Mapping[str, Rows], title: str) -> Figure:
     for ax, cost in zip(panels, shown, strict=True):
         cost_panel(ax, arms, cost)
     panels[0].set_ylabel("validation loss (squared error per component)")
-    panels[0].legend(fontsize=8)
+    _legend(figure, panels[0])
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _legend(figure: Figure, ax) -> None:
+    """Of the lines in `ax`, which share it with a few names; more of them go below the figure, which grows."""
+    lines = ax.get_legend_handles_labels()
+    if len(lines[1]) <= FEW:
+        ax.legend(fontsize=8)
+        return
+    columns = max(1, int(figure.get_figwidth() / 4))
+    figure.set_figheight(figure.get_figheight() + 0.18 * -(-len(lines[1]) // columns))
+    figure.legend(*lines, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def cost_panel(ax, arms: Mapping[str, Rows], cost: str) -> None:
