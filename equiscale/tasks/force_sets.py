@@ -51,15 +51,15 @@ def load(config: ConfigDict, *, k: int, cutoff: float, cache_dir: str | os.PathL
     """The frames of a config, from its folder or RDKit's compounds labelled by GFN2-xTB, as graphs of `k` neighbours
     within `cutoff` angstrom; of the same fields, the same frames.
 
-    References and scale are fitted to training frames, and validation frames of elements that they lack left out.
-    Raises what `xtb_set.load`, `open_forces`, the splits, `fit_scale` and `build` raise, and ValueError when every
-    validation frame has such an element.
+    References and scale are fitted to all training frames, so that losses of all fractions are in one unit, and
+    validation frames of elements that they lack left out. Raises what `xtb_set.load`, `open_forces`, the splits,
+    `fit_scale` and `build` raise, and ValueError when every validation frame has such an element.
     """
     data = config.data
     frames, held_out, told = _stored(config) if data.folder else _made(config, cache_dir)
-    frames = fraction_of(frames, data.fraction, config.seed)
     on_disk = isinstance(frames, StoredForces)
     scale = _scale_on_disk(frames) if on_disk else fit_scale(frames)
+    frames = fraction_of(frames, data.fraction, config.seed)
     held_out, unknown = of_known_elements(held_out, scale)
     measured, edges = graphs(held_out, scale, k=k, cutoff=cutoff)
     lengths = bucket_lengths(frames.n_atoms, data.buckets)

@@ -95,17 +95,23 @@ def _refuse_nothing(fits: np.ndarray, report, fix: str) -> None:
         raise ValueError(f"no molecule fits the grid ({report}); {fix}")
 
 
-def fraction_of(molecules: Molecules | StoredMolecules, fraction: float, seed: int) -> Molecules | StoredMolecules:
-    """A random part of the molecules, at least one; of the same seed, a smaller one is part of a larger one.
+def fraction_rows(n: int, fraction: float, seed: int) -> np.ndarray:
+    """Random ones of n, at least one, ascending; of the same seed, those of a smaller fraction are among a larger's.
 
     Raises ValueError for a fraction that is not above 0 and at most 1.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"data.fraction={fraction}: give a number above 0 and at most 1")
     if fraction == 1:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).permutation(n)[: max(1, round(fraction * n))])
+
+
+def fraction_of(molecules: Molecules | StoredMolecules, fraction: float, seed: int) -> Molecules | StoredMolecules:
+    """The rows of `fraction_rows`; all molecules as they are where the fraction is 1."""
+    rows = fraction_rows(len(molecules), fraction, seed)
+    if fraction == 1:
         return molecules
-    n = len(molecules)
-    rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(1, round(fraction * n))])
     return molecules.select(rows) if hasattr(molecules, "select") else molecules.subset(rows)  # on disk, or in memory
 
 

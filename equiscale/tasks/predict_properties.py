@@ -23,6 +23,7 @@ from equiscale.tasks.molecule_sets import (
     Structures,
     batches,
     fraction_of,
+    fraction_rows,
     load_split,
     measured,
     structures,
@@ -175,11 +176,13 @@ def from_config(
         raise ValueError(f"encoder.run is {config.encoder.run!r}: give `encoder` to read it if and only if it is a run")
     grid, names = grid_of(config), config.properties
     split = load_split(config, grid, cache_dir)
-    train, values, left_out = with_properties(fraction_of(split.train, config.data.fraction, config.seed), names)
+    train, values, left_out = with_properties(split.train, names)
+    standard = standard_of(values)  # of all there are: losses of all fractions are in one unit
+    rows = fraction_rows(len(train), config.data.fraction, config.seed)
+    train, values = fraction_of(train, config.data.fraction, config.seed), {k: v[rows] for k, v in values.items()}
     validation, known, left_out_too = with_properties(split.validation, names)
     validation = measured(config, validation)
     known = {name: value[: len(validation)] for name, value in known.items()}
-    standard = standard_of(values)
     reports = (f"properties of training molecules: {left_out}", f"and of validation molecules: {left_out_too}")
     task = make_task(
         grid,

@@ -152,6 +152,21 @@ def test_streamed_molecules_are_those_in_memory(stored):
     np.testing.assert_allclose(sets.standard.scale["dipole"] * rows.labels["vectors"][:, 0], again, atol=1e-4)
 
 
+def test_a_part_of_the_molecules_has_the_labels_of_the_whole(stored):
+    """In the same units, so that losses compare."""
+    whole, part = (
+        quantity_sets.load(config_of(stored, **{"data.buckets": 1, "data.fraction": f}), k=4, cutoff=4.0)
+        for f in (1.0, 0.5)
+    )
+    assert part.standard == whole.standard
+    rows = [sets.train[0].read(np.arange(sets.train[0].n)) for sets in (whole, part)]
+    assert len(rows[1].graph.species) == round(len(rows[0].graph.species) / 2)
+    pairs = zip(rows[0].graph.positions, rows[0].labels["vectors"], strict=True)
+    known = {positions.tobytes(): dipole for positions, dipole in pairs}
+    for positions, dipole in zip(rows[1].graph.positions, rows[1].labels["vectors"], strict=True):
+        np.testing.assert_array_equal(known[positions.tobytes()], dipole)
+
+
 @pytest.mark.parametrize(
     "fields, message",
     [
