@@ -104,10 +104,11 @@ def gradient_ratios(runs: Mapping[str, Rows], title: str) -> tuple[Figure, dict[
 
 
 def gradient_section(workdir: pathlib.Path, runs: Mapping[str, Rows], title: str) -> tuple[str, str]:
-    """A heading and body for a report of one run of each arm; the figure is written beside it."""
+    """A heading and body for a report of one run of each arm; figure and table are written beside it."""
     figure, correlations = gradient_ratios(runs, title)
     times = list(next(iter(correlations.values())))
     lines = [(name, *(f"{r[t]:.2f}" for t in times)) for name, r in correlations.items()]
+    write_csv(workdir / "gradients_by_time.csv", [{"arm": name, **r} for name, r in correlations.items()])
     body = save_figure(figure, workdir / "gradients_by_time.png") + table(("log-log R at flow time", *times), lines)
     return "Gradients by flow time", body
 
