@@ -15,7 +15,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         denoise_points.get_config(BASE.get(scale, "cpu")),
     )
     models, fractions, seeds = {
-        "cpu": (("cpu_0.02M", "cpu_0.06M", "cpu_0.3M"), (0.01, 0.03, 0.1, 0.3, 1.0), (0,)),
+        "cpu": (("cpu_0.02M", "cpu_0.06M", "cpu_0.3M"), (0.01, 0.03, 0.1, 1.0), (0,)),
         "smoke": (("cpu_0.02M",), (0.5, 1.0), (0,)),
         "gpu": (("cpu_0.3M", "cpu_1M", "7M", "28M"), (0.01, 0.03, 0.1, 0.3, 1.0), (0, 1)),
         "paper": (("cpu_1M", "7M", "28M", "111M"), (0.001, 0.01, 0.1, 1.0), (0, 1, 2)),

@@ -136,7 +136,9 @@ def _sentences(line: Line, names: Sequence[str]) -> list[str]:
 
 
 def _best(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], laws: Sequence[Line]) -> list[str]:
-    """The sizes of the lowest loss at the operations of the dearest arm, each example seen once."""
+    """By laws that are determined, the sizes of the lowest loss at the operations of the dearest arm, each example seen
+    once.
+    """
     costs, budgets = [], []
     for run in study.runs():
         curve = arms.get(study.arm(run))
@@ -148,7 +150,7 @@ def _best(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], laws: S
     if not costs or tuple(study.fit) != ("parameters", "examples"):
         return []
     cost, budget, found = float(np.median(costs)), max(budgets), []
-    for line in (line for line in laws if line.of == "total"):
+    for line in (line for line in laws if line.of == "total" and not line.fit.undetermined(study.fit)):
         n, d = optimum(line.fit.law, budget, cost)
         away = n > 10 * line.x[:, 0].max() or n < line.x[:, 0].min() / 10
         beyond = ", far from any that was trained" if away else ""

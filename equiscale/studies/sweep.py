@@ -151,7 +151,7 @@ class Study(NamedTuple):
         for run in self.runs():
             rest = {name: field for name, field in run.overrides.items() if name not in (*fields, SEED)}
             groups.setdefault(json.dumps([run.task, rest], sort_keys=True, default=str), []).append(run)
-        return {_shared([self.arm(run) for run in runs]) or ", ".join(fields): runs for runs in groups.values()}
+        return {_shared([self.arm(run) for run in runs]) or "all arms": runs for runs in groups.values()}
 
     def check(self, config_of: Callable[[str, str], ConfigDict]) -> None:
         """Raises ValueError naming an override that is no field of its task's config, `config_of(task, preset)`, a run
