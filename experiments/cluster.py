@@ -1,6 +1,7 @@
 """Handing the runs of a study to a cluster's queue, as one array of jobs, through submitit."""
 
 import pathlib
+import shlex
 
 from experiments.config import CONFIGS
 from experiments.jobs import Job, execute
@@ -8,8 +9,11 @@ from experiments.jobs import Job, execute
 CLUSTERS = ("slurm", "local")  # "local": processes of this machine that outlive the command, as a trial of the other
 
 
-def submit(stages: list[list[Job]], cluster: str, folder: pathlib.Path, at_once: int, wanted: list[str]) -> list[str]:
-    """Numbers of the jobs queued, one a run; those of a stage begin when the stage before has ended.
+def submit(
+    stages: list[list[Job]], cluster: str, folder: pathlib.Path, at_once: int | None, wanted: list[str]
+) -> list[str]:
+    """Numbers of the jobs queued, one a run, `at_once` (None: all) at a time; those of a stage begin when the stage
+    before has ended.
 
     `wanted` are fields of submitit's `update_parameters`, as "name=value"; `folder` receives the jobs' output. Raises
     ImportError without submitit, ValueError for what is no such field.
@@ -26,7 +30,10 @@ def submit(stages: list[list[Job]], cluster: str, folder: pathlib.Path, at_once:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         before = f"afterany:{':'.join(numbers)}" if numbers else None
         if cluster == "slurm":
-            fields |= {"slurm_array_parallelism": at_once, "slurm_setup": [f"cd {CONFIGS.parent}"]}
+            fields |= {
+                "slurm_array_parallelism": at_once or len(stage),
+                "slurm_setup": [f"cd {shlex.quote(str(CONFIGS.parent))}"],
+            }
             fields |= {"slurm_additional_parameters": {"dependency": before}} if before else {}
         try:
             executor.update_parameters(name="equiscale", **fields)
@@ -35,7 +42,7 @@ def submit(stages: list[list[Job]], cluster: str, folder: pathlib.Path, at_once:
         queued = executor.map_array(run, stage)
         if cluster == "local" and stage is not stages[-1]:  # whose queue knows no order
             for job in queued:
-                job.result()
+                job.exception()  # waits
         numbers += [job.job_id for job in queued]
     return numbers
 

@@ -41,8 +41,8 @@ STATUS = flags.DEFINE_bool("status", False, "show how far the runs are until all
 EVERY = flags.DEFINE_float("every", 5.0, "seconds between drawings of the table of runs; 0: one", lower_bound=0.0)
 REPORT = flags.DEFINE_bool("report", False, "draw the report of what is there, and run nothing")
 ONLY = flags.DEFINE_string("only", "*", "runs whose names match this pattern")
-JOBS = flags.DEFINE_integer("jobs", 1, "runs at the same time, as processes of this machine", lower_bound=1)
-SUBMIT = flags.DEFINE_enum("submit", None, cluster.CLUSTERS, "queue the runs there instead, at most --jobs at once")
+JOBS = flags.DEFINE_integer("jobs", None, "runs at the same time; here one, in a queue all if not said", lower_bound=1)
+SUBMIT = flags.DEFINE_enum("submit", None, cluster.CLUSTERS, "queue the runs there instead, --jobs of them at once")
 SUBMIT_WITH = flags.DEFINE_list("submit_with", [], "name=value,...: what submitit is told, e.g. timeout_min=240")
 
 
@@ -100,7 +100,7 @@ def run_here(study: sweep.Study, workdir: pathlib.Path, folders, left: list[list
     live = status.Live([job for stage in left for job in stage])
     total, n, began = len(live.jobs), 0, time.time()
     for stage in left:
-        with concurrent.futures.ThreadPoolExecutor(JOBS.value) as pool:
+        with concurrent.futures.ThreadPoolExecutor(JOBS.value or 1) as pool:
             waiting = {pool.submit(_begin, job): job for job in stage}
             while waiting:
                 done, _ = concurrent.futures.wait(waiting, EVERY.value or None, concurrent.futures.FIRST_COMPLETED)
@@ -121,7 +121,8 @@ def report(study: sweep.Study, workdir: pathlib.Path, folders, failed) -> pathli
     found = {name: p for name, folder in folders.items() if (p := sweep.progress(folder)) is not None}
     if not any(p.rows for p in found.values()):
         return None
-    return sweep_report.write(workdir, study, found, failed, "python -m experiments.study " + shlex.join(sys.argv[1:]))
+    words = [word for word in sys.argv[1:] if word != "--report"]
+    return sweep_report.write(workdir, study, found, failed, "python -m experiments.study " + shlex.join(words))
 
 
 def _begin(job: Job) -> str | None:

@@ -90,6 +90,26 @@ def test_runs_can_be_queued(tmp_path, monkeypatch):
         cluster.submit([[job]], "local", tmp_path / "queue", 1, ["timeout_minutes=3"])
 
 
+def test_a_cluster_is_told_what_it_needs(tmp_path, monkeypatch):
+    """By the files handed to sbatch, here a script that keeps them: arrays, the order of stages, what was asked for."""
+    pytest.importorskip("submitit")
+    for name in ("srun", "sbatch"):
+        script = tmp_path / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\ncat "$1" >> {tmp_path}/sent\necho Submitted batch job 77\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    study = study_of(voxmol_properties.get_config("smoke"))
+    left = stages(plan(study, tmp_path / "study"))
+    wanted = ["timeout_min=240", "slurm_partition=gpu", "gpus_per_node=1"]
+    numbers = cluster.submit(left, "slurm", tmp_path / "queue", None, wanted)
+    assert len(numbers) == sum(map(len, left))
+    sent = (tmp_path / "sent").read_text()
+    assert f"--array=0-{len(left[0]) - 1}%{len(left[0])}" in sent and "--dependency=afterany:77_0:77_1" in sent
+    assert sent.count("--partition=gpu") == 2 and sent.count("--time=240") == 2 and "--gpus-per-node=1" in sent
+    assert sent.count(f"cd {cluster.CONFIGS.parent}") == 2
+
+
 def test_a_job_has_the_config_it_is_trained_by(tmp_path):
     job = plan(STUDY, tmp_path)[-1]
     assert isinstance(job, Job) and job.config.training.steps == 4
