@@ -22,7 +22,8 @@ PACKAGES = ("equiscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 
 def open_run(folder: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
-    """Create a run's folder, or go on in one that was started with the same config.
+    """Create a run's folder, or go on in one that was started with the same config. What was never evaluated, not even
+    untrained, is no run: whatever its config was, this one takes its place.
 
     Raises ValueError listing the differences for another config, OSError naming the folder if it cannot be written.
     """
@@ -31,7 +32,7 @@ def open_run(folder: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Pa
         folder.mkdir(parents=True, exist_ok=True)
         asked = json.loads(json.dumps(config))  # tuples become lists, as they will when read back
         path = folder / "config.json"
-        if path.exists():
+        if path.exists() and any(rows.stat().st_size for rows in folder.glob("**/metrics.jsonl")):
             _refuse_other_config(json.loads(path.read_text()), asked, folder)
         elif jax.process_index() == 0:
             write_json(path, asked)

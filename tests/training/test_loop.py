@@ -8,7 +8,7 @@ from equiscale.tasks.task import Pair, Streamed, Task
 from equiscale.training import loop
 from equiscale.training.devices import make_mesh
 from equiscale.training.instruments import make_instruments
-from equiscale.training.run_folder import open_run, read_metrics
+from equiscale.training.run_folder import MetricLog, open_run, read_metrics
 from equiscale.training.settings import Settings, evaluation_steps
 
 SETTINGS = Settings(steps=12, batch_size=4, learning_rate=1e-2, warmup=2, evaluations=5)
@@ -168,7 +168,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def test_a_folder_of_another_config_is_refused_with_the_difference(tmp_path):
+    open_run(tmp_path / "run", {"seed": 1})  # what it was started with failed before anything was measured
     open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 5, "shape": (1, 2)}})
+    MetricLog(tmp_path / "run", up_to_step=0).write({"step": 0})
     open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 5, "shape": (1, 2)}})
     with pytest.raises(ValueError, match=r"training.steps: 5 in the folder, 6 asked for"):
         open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 6, "shape": (1, 2)}})
