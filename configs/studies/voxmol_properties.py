@@ -42,6 +42,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     if scale == "cpu":
         config.base.training.steps = config.pretraining.training.steps = 200
         config.base.evaluation.points = config.pretraining.evaluation.points = 2
+        config.base.evaluation.molecules = 64  # in 24 orientations each: they take longer than these steps
     elif scale == "gpu":
         config.pretraining.training.steps, config.pretraining.training.learning_rate = 20_000, 2e-4
     return config
