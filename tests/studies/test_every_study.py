@@ -1,6 +1,7 @@
 """One run of every study at its smallest scale, trained and reported as `experiments.study` does it."""
 
 import csv
+import html
 import importlib
 import os
 import pathlib
@@ -22,12 +23,18 @@ from tests.training.test_parallel import mesh_of
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/studies").glob("*.py") if p.stem[0] != "_")
 
+# Half a minute or more of compiling each. Of their tasks and networks others are trained here, or in tests of the tasks.
+LONG = {
+    *("est_quantities", "est_percent", "est_points", "est_components", "escaip_curvature", "escaip_equivariant"),
+    *("proteina_targets", "proteina_gradients", "proteina_curvature", "voxmol_alignment", "voxmol_properties"),
+}
+
 
 def smoke(name):
     return study_of(importlib.import_module(f"configs.studies.{name}").get_config("smoke"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in NAMES])
 def test_its_first_run_trains_and_is_reported(name, tmp_path):
     study, mesh = smoke(name), mesh_of(1)
     job = next(job for job in plan(study, tmp_path) if job.study is study and job.after is None)
@@ -39,7 +46,7 @@ def test_its_first_run_trains_and_is_reported(name, tmp_path):
     assert job.state == "finished" and np.isfinite([last["total"], last["percent"]]).all()
     assert instruments.keys() <= last.keys() and last["total"] != first["total"]
     page = sweep_report.write(tmp_path, study, {job.run.name: job.progress}, {}, "the command").read_text()
-    assert study.heading in page and (tmp_path / "results.csv").exists()
+    assert html.escape(study.heading) in page and (tmp_path / "results.csv").exists()
 
 
 @pytest.mark.slow  # every run of every study with what is measured of it: an hour
