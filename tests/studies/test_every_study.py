@@ -23,7 +23,7 @@ from tests.training.test_parallel import mesh_of
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/studies").glob("*.py") if p.stem[0] != "_")
 
-# Half a minute or more of compiling each. Of their tasks and networks others are trained here, or in tests of the tasks.
+# Half a minute or more of compiling each. Of their tasks and networks others are trained here or in the tasks' tests.
 LONG = {
     *("est_quantities", "est_percent", "est_points", "est_components", "escaip_curvature", "escaip_equivariant"),
     *("proteina_targets", "proteina_gradients", "proteina_curvature", "voxmol_alignment", "voxmol_properties"),
