@@ -29,5 +29,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     config.fit = ("parameters", "examples") if scale == "paper" else ("examples",)
     if scale == "cpu":
-        config.base.training.steps = 200
+        config.base.training.steps, config.base.evaluation.points = 200, 6
     return config
