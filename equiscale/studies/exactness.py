@@ -65,10 +65,16 @@ def turned_by_molecule(
     return jax.lax.map(both, (graph, keys), batch_size=AT_ONCE)
 
 
+@functools.partial(jax.jit, static_argnames="model")
+def untrained(model: SphericalTransformer, key: Array, graph: Graph) -> Any:
+    """Parameters, by one program for all initialisations."""
+    return model.init(key, graph)
+
+
 def errors_of(model: SphericalTransformer, graphs: Sequence[Graph], key: Array, *, n_rotations: int) -> Errors:
     """Of the network that `key` makes, on molecules in buckets of one padded shape each."""
     init_key, turn_key = jax.random.split(key)
-    params = jax.jit(model.init)(init_key, jax.tree.map(lambda a: a[:1], graphs[0]))
+    params = untrained(model, init_key, jax.tree.map(lambda a: a[:1], graphs[0]))
     found = []
     for i, graph in enumerate(graphs):
         keys = jax.random.split(jax.random.fold_in(turn_key, i), len(graph.species))
