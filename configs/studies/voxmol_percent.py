@@ -16,7 +16,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         denoise_voxels.get_config(BASE.get(scale, "cpu")),
     )
     models, fractions, augmentations, seeds = {
-        "cpu": (("cpu_0.3M",), (0.1, 1.0), ("cube", "none"), (0, 1)),
+        "cpu": (("cpu_0.3M",), (0.1, 1.0), ("cube", "none"), (0,)),
         "smoke": (("cpu_0.02M",), (0.5, 1.0), ("cube", "none"), (0,)),
         "gpu": (("tiny", "small"), (0.1, 1.0), ("cube", "none"), (0, 1)),
         "paper": (("tiny", "small", "full"), (0.01, 0.1, 0.25, 0.5, 1.0), ("cube", "euler", "none"), (0, 1, 2)),
@@ -29,5 +29,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     config.fit = ("parameters", "examples") if scale == "paper" else ("examples",)
     if scale == "cpu":
-        config.base.training.steps, config.base.evaluation.points = 200, 6
+        config.base.training.steps, config.base.evaluation.points = 240, 6
     return config
