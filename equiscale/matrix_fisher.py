@@ -1,10 +1,8 @@
-"""What is known of a rotation from noisy positions: the matrix-Fisher distribution on SO(3) and its mean.
+"""The matrix-Fisher distribution on SO(3) and its mean.
 
     p(R) = exp(tr F^T R) / c(F)
 
-is the posterior over rotations R, uniform before, of a structure x seen as y = t R x + Gaussian noise of deviation s,
-with F = (t / s^2) sum_i y_i x_i^T. The best guess of the turned structure is E[R x | y] = E[R] x: what is left of the
-squared error then is the part that no model can remove.
+is what noisy positions tell of a rotation that was uniform before (`equiscale.rotation_posterior`).
 
 With the proper singular value decomposition F = U diag(s) V^T (U, V rotations, s_1 >= s_2 >= |s_3|), the mean is
 U diag(d) V^T with d_i = d log c / d s_i, and c is an integral over one variable (T. Lee, IEEE Transactions on Automatic
@@ -28,30 +26,6 @@ def mean_rotation(f: Float[Array, "*any 3 3"]) -> Float[Array, "*any 3 3"]:
     """
     u, s, vt = proper_svd(f)
     return jnp.einsum("...ik,...k,...kj->...ij", u, mean_values(s), vt, precision="highest")
-
-
-def turned_mean(
-    clean: Float[Array, "*any n 3"], seen: Float[Array, "*any n 3"], gain: Float[Array, "*any"] | float
-) -> Float[Array, "*any n 3"]:
-    """E[R x | y] of a known structure x `clean`, for y `seen` and t / s^2 the `gain`; padding is 0 in `clean`."""
-    evidence = jnp.einsum("...ni,...nj->...ij", seen, clean, precision="highest")
-    mean = mean_rotation(jnp.asarray(gain)[..., None, None] * evidence)
-    return jnp.einsum("...ij,...nj->...ni", mean, clean, precision="highest")
-
-
-def lost_to_rotation(
-    clean: Float[Array, "*any n 3"], seen: Float[Array, "*any n 3"], gain: Float[Array, "*any"] | float
-) -> Float[Array, "*any"]:
-    """E |R x - E[R x | y]|^2 = |x|^2 - |E[R x | y]|^2: the squared error that no model of R x can remove.
-
-    Little noise is lost along each of the directions in which a turn moves the structure: r s^2 / t^2, with r = 3 of
-    them, 2 for a line. A model that does not know the structure either will be worse.
-    """
-    evidence = jnp.einsum("...ni,...nj->...ij", seen, clean, precision="highest")
-    _, s, vt = proper_svd(jnp.asarray(gain)[..., None, None] * evidence)
-    short = short_values(s)
-    along = jnp.sum(jnp.square(jnp.einsum("...ij,...nj->...ni", vt, clean, precision="highest")), axis=-2)
-    return jnp.sum(short * (2 - short) * along, axis=-1)
 
 
 def proper_svd(f: Float[Array, "*any 3 3"]) -> tuple[Array, Array, Array]:

@@ -36,7 +36,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.base.properties = ("dipole",)
     if scale == "cpu":
         config.base.data.molecules, config.base.data.max_atoms, config.base.data.buckets = 600, 20, 1
-        config.base.training.steps, config.base.training.learning_rate = 300, 3e-3
+        config.base.training.steps, config.base.training.learning_rate = 600, 3e-3
         config.base.evaluation.points = 2
     elif scale == "gpu":
         config.base.data.molecules, config.base.data.max_atoms = 1_500, 29

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from equiscale import matrix_fisher
+from equiscale import rotation_posterior
+from equiscale.rotation_posterior import Listed
 
 Chains = Float[Array, "batch n 3"]
 Times = Float[Array, " batch"]
@@ -51,19 +52,21 @@ def mean_square(error: Chains, mask: Bool[Array, "batch n"]) -> Float[Array, " b
     return squares / (3 * jnp.maximum(mask.sum(1), 1))
 
 
-def turned_mean(clean: Chains, x: Chains, t: Times) -> Chains:
+def turned_mean(clean: Chains, x: Chains, t: Times, prior: Listed | None = None) -> Chains:
     """E[R x_1 | x_t]: the mean of a known chain x_1 over the ways it may be turned, given what is seen of it at x.
 
     Zero at t = 0, x's own orientation near t = 1. What a model is to be taught in the place of the turned chain: the
-    same on average, with less variance (Rao and Blackwell). Padding of `clean` is 0.
+    same on average, with less variance (Rao and Blackwell). Padding of `clean` is 0; all rotations without `prior`.
     """
-    return matrix_fisher.turned_mean(clean, x, t / jnp.square(1 - t))
+    return rotation_posterior.turned_mean(clean, x, t / jnp.square(1 - t), prior)
 
 
-def lost_to_rotation(clean: Chains, x: Chains, t: Times, mask: Bool[Array, "batch n"]) -> Float[Array, " batch"]:
+def lost_to_rotation(
+    clean: Chains, x: Chains, t: Times, mask: Bool[Array, "batch n"], prior: Listed | None = None
+) -> Float[Array, " batch"]:
     """Mean square per coordinate of velocities that is left to a model that knows the chain, but not how it is turned.
 
     No model can be better; not knowing the chain either, it will be worse.
     """
-    lost = matrix_fisher.lost_to_rotation(clean, x, t / jnp.square(1 - t))
+    lost = rotation_posterior.lost_to_rotation(clean, x, t / jnp.square(1 - t), prior)
     return lost / jnp.square(1 - t) / (3 * jnp.maximum(mask.sum(1), 1))

@@ -22,8 +22,8 @@ import equiscale as es
 from equiscale.data.molecules import SYMBOLS
 from equiscale.data.point_noise import noise
 from equiscale.data.voxels import Grid
-from equiscale.matrix_fisher import lost_to_rotation
 from equiscale.models.point_transformer import PRESETS, PointTransformer
+from equiscale.rotation_posterior import lost_to_rotation, prior_of
 from equiscale.tasks.augmentations import augment
 from equiscale.tasks.measure_names import parse_measure
 from equiscale.tasks.molecule_sets import Experiment, Structures, batches, load, structures
@@ -72,6 +72,7 @@ def make_task(
     ValueError for an unknown augmentation.
     """
     augmented = augment(augmentation, translation)
+    prior = prior_of(measure)
     validation_noise, element_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
 
     def init(key):
@@ -97,7 +98,7 @@ def make_task(
     def pair(batch: Structures) -> Pair:
         clean, real = batch.positions, batch.species > 0
         x = noisy(clean, batch.species, validation_noise, batch.ids)
-        lost = lost_to_rotation(clean, x.positions, 1 / noise_sigma**2)
+        lost = lost_to_rotation(clean, x.positions, 1 / noise_sigma**2, prior)
         return Pair(x, clean, batch.weight, real, lost / (3 * real.sum(1)))
 
     return Task(

@@ -30,6 +30,7 @@ from equiscale.gradients import Norms, gradients
 from equiscale.models import flow_path as path
 from equiscale.models.flow_pairs import distances
 from equiscale.models.flow_transformer import PRESETS, TURNED, Chain, Flow, FlowTransformer
+from equiscale.rotation_posterior import prior_of
 from equiscale.tasks.augmentations import AUGMENTATIONS
 from equiscale.tasks.chain_sets import ChainRows, load
 from equiscale.tasks.gradient_noise import Spread, gradient_spread, spread_record
@@ -41,6 +42,8 @@ TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)  # of the training-dynamics p
 TARGETS = ("plain", "rao_blackwell")
 FAR = 1.0  # nm: distances beyond are one class of the distogram
 LATE = 0.3  # the flow time from which the distogram is learned
+# What chains may have been turned by, where a mean over it can be a target.
+TURNED_BY = {"haar": None, "cube": prior_of(es.octahedral.enumerate())}
 KNOWN_FROM = "a model that knows the chain but not how it is turned"
 
 
@@ -94,11 +97,12 @@ def make_task(
     for name, value, known in (("target", target, TARGETS), ("augmentation", augmentation, AUGMENTATIONS)):
         if value not in known:
             raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
-    if target == "rao_blackwell" and augmentation != "haar":
-        raise ValueError(f"target rao_blackwell with augmentation {augmentation!r}: it is for chains turned by haar")
+    if target == "rao_blackwell" and augmentation not in TURNED_BY:
+        known = " or ".join(TURNED_BY)
+        raise ValueError(f"target rao_blackwell with augmentation {augmentation!r}: it is for chains turned by {known}")
     if not all(0 <= t < 1 for t in (time, *times)):
         raise ValueError(f"time={time}, times={tuple(times)}: give flow times from 0 to below 1")
-    turn = AUGMENTATIONS[augmentation]
+    turn, turned_by, prior = AUGMENTATIONS[augmentation], TURNED_BY.get(augmentation), prior_of(measure)
     validation_noise, element_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
     symmetry = es.Symmetry(measure, act_in=TURNED, act_out=es.vectors)
 
@@ -133,7 +137,7 @@ def make_task(
             x = jax.lax.cond(jax.random.uniform(key) < self_conditioning, guessed, lambda x: x, x)
         found, wanted = flow(params, x), batch.clean - batch.noise
         if target == "rao_blackwell":
-            mean = path.turned_mean(batch.clean, x.positions, t)
+            mean = path.turned_mean(batch.clean, x.positions, t, turned_by)
             wanted += (mean - batch.clean) / (1 - t[:, None, None])
         of_chains = path.weight(t) * path.mean_square(found.velocity - wanted, x.mask)
         if found.distogram is not None:
@@ -144,7 +148,7 @@ def make_task(
         mask = rows.index > 0
         noised = noise(validation_noise, rows.ids, mask, centred=True)
         x = at(rows, noised, jnp.full(len(rows.ids), t))
-        lost = path.lost_to_rotation(rows.positions, x.positions, x.time, mask)
+        lost = path.lost_to_rotation(rows.positions, x.positions, x.time, mask, prior)
         return Pair(x, rows.positions - noised, rows.weight, mask, lost)
 
     def predict(params, x: Chain):
@@ -187,7 +191,7 @@ def make_task(
         "times": Score(at_times, functools.partial(times_record, times=times)),
         "gradients_by_time": Score(gradients_at_times, functools.partial(gradients_record, times=times)),
     }
-    if augmentation == "haar":
+    if augmentation in TURNED_BY:
         scores["gradient_noise"] = Score(noise_of_gradients, spread_record)
     return Task(
         name=f"flow matching of chains, augmentation {augmentation}",
