@@ -93,6 +93,7 @@ def section(
     figure.savefig(workdir / "scaling_law.pdf")
     image = save_figure(figure, workdir / "scaling_law.png")
     sentences = [s for line in laws for s in _sentences(line, study.fit)]
+    sentences += _of_reducible(lines, study.fit)
     sentences += _best(workdir, study, arms, laws) if len(study.fit) == 2 else []
     numbers = table(
         ("law", "of", "arms", "offset", *(f"exponent of {size}" for size in study.fit)),
@@ -133,6 +134,25 @@ def _sentences(line: Line, names: Sequence[str]) -> list[str]:
     towards = f" towards {_text(line, 0)}" if line.fit.law.offset else ""
     why = line.fit.undetermined(names)
     return [f"{line.name}: the {what} falls {powers}{towards}{f'; {why}' if why else ''}."]
+
+
+def _of_reducible(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
+    """Percents of what a law's offset leaves, in each line's arm of the lowest loss; the offset stands in for the loss
+    that no model can remove.
+    """
+    found = []
+    for total, percent in zip(lines[::2], lines[1::2], strict=True):  # in the order of FITTED
+        if total.fit is None or total.fit.undetermined(names):
+            continue
+        best = int(np.argmin(total.fit.loss))
+        loss, share = total.fit.loss[best], np.mean(percent.values[best])
+        low, high = share * loss / (loss - total.fit.interval()[:, 0])
+        found.append(
+            f"{total.name}: where the loss is lowest ({loss:.3g}), equivariance error is {share:.3g} % of it, and "
+            f"{share * loss / (loss - total.fit.law.offset):.3g} ({low:.2g} to {high:.2g}) % of what lies above the "
+            "law's offset."
+        )
+    return found
 
 
 def _best(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], laws: Sequence[Line]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,11 @@ def test_laws_of_both_sizes_and_the_best_of_a_budget(tmp_path):
     assert "exponent of parameters is not determined" in percent["undetermined"]
     assert "the loss falls as parameters to the power -0." in page
     assert "an update takes 6 FLOP a parameter and example" in page
+    # Of the largest arm 40 / sqrt(20,000) % of its loss is equivariance error, and the law's offset is 0.5.
+    total, share = loss_of(max(SIZES.values()), 2e4), 40 / np.sqrt(2e4)
+    said = re.search(r"equivariance error is ([\d.]+) % of it, and [\d.]+ \(([\d.]+) to ([\d.]+)\) %", page)
+    at_best, low, high = map(float, said.groups())
+    assert at_best == pytest.approx(share, rel=0.03) and low < share * total / (total - 0.5) < high
     assert (tmp_path / "scaling_law.png").stat().st_size > 5_000
 
 
