@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from equiscale.studies import sweep
 from experiments.config import CONFIGS
 
+FAILED = "failed.txt"  # in a run's folder: the last line of the command that failed
+
 
 def config_of(task: str, preset: str) -> ConfigDict:
     """A task's own config."""
@@ -44,6 +46,12 @@ class Job(NamedTuple):
         """How far its training is."""
         p = self.progress
         return "not begun" if p is None else "finished" if p.done else f"step {p.step} of {p.steps}"
+
+    @property
+    def failure(self) -> str | None:
+        """Why it ended early the last time that it was begun; None if it did not, or runs again."""
+        path = self.folder / FAILED
+        return path.read_text() if path.exists() else None
 
     @property
     def config(self) -> ConfigDict:
@@ -88,9 +96,16 @@ def commands_left(job: Job) -> list[list[str]]:
 
 def execute(job: Job) -> str | None:
     """What is left of one run, each command a process; None, or the last line printed by the one that failed."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / FAILED).unlink(missing_ok=True)
+    if why := _why_not(job):
+        (job.folder / FAILED).write_text(why)
+    return why
+
+
+def _why_not(job: Job) -> str | None:
     if job.after is not None and not _done(job.after):
         return f"{job.after} is not finished, and it starts from there"
-    job.folder.mkdir(parents=True, exist_ok=True)
     for words in commands_left(job):
         with (job.folder / "log.txt").open("a") as log:
             command_line = [sys.executable, *words[1:]]

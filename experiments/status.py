@@ -4,23 +4,22 @@ import collections
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from experiments.jobs import Job, commands_left
 
 SILENT = 600  # seconds without a new row or line after which a run that is not finished is not taken to be running
 
 
-def table(jobs: Sequence[Job], failed: Mapping[str, str] | None = None, most: int | None = None) -> list[str]:
+def table(jobs: Sequence[Job], most: int | None = None) -> list[str]:
     """A line a job, those that are running first; with `most`, at most so many, and how many more there are."""
-    failed = failed or {}
-    rows = [(_order(job, failed), job) for job in jobs]
+    rows = [(_order(job), job) for job in jobs]
     rows.sort(key=lambda row: row[0])
     counts = collections.Counter(("running", "failed", "finished", "to do")[order] for order, _ in rows)
     lines = [", ".join(f"{n} {word}" for word, n in counts.items())]
     lines.append(f"{'state':>18} {'loss':>9} {'equiv':>8} {'ex/s':>8} {'so far':>8} {'left':>8}  run")
     shown = rows if most is None else rows[: max(most - 3, 1)]
-    lines += [_line(job, failed) for _, job in shown]
+    lines += [_line(job) for _, job in shown]
     if len(shown) < len(rows):
         lines.append(f"{'...':>18} {len(rows) - len(shown)} more")
     return lines
@@ -32,11 +31,11 @@ class Live:
     def __init__(self, jobs: Sequence[Job]):
         self.jobs, self.lines = jobs, 0
 
-    def draw(self, failed: Mapping[str, str] | None = None) -> None:
+    def draw(self) -> None:
         if not sys.stdout.isatty():
             return
         size = shutil.get_terminal_size()
-        found = [line[: size.columns - 1] for line in table(self.jobs, failed, most=size.lines - 2)]
+        found = [line[: size.columns - 1] for line in table(self.jobs, most=size.lines - 2)]
         self.clear()
         print("\n".join(found), flush=True)
         self.lines = len(found)
@@ -61,11 +60,11 @@ def follow(jobs: Sequence[Job], every: float) -> None:
         time.sleep(every)
 
 
-def _order(job: Job, failed: Collection[str]) -> int:
-    if job.name in failed:
-        return 1
+def _order(job: Job) -> int:
     if not commands_left(job):
         return 2
+    if job.failure:
+        return 1
     return 0 if _is_running(job) else 3
 
 
@@ -75,9 +74,9 @@ def _is_running(job: Job) -> bool:
     return bool(written) and time.time() - max(written) < SILENT
 
 
-def _line(job: Job, failed: Mapping[str, str]) -> str:
+def _line(job: Job) -> str:
     p = job.progress
-    state = "failed" if job.name in failed else job.state
+    state = "failed" if job.failure else job.state
     if p is not None and p.done and commands_left(job):
         state = "measuring"
     if p is None or not p.rows:

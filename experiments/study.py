@@ -76,9 +76,8 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
     if STATUS.value:
         status.follow(jobs, EVERY.value)
         return {}
-    folders = {r.name: workdir / "runs" / r.name for r in study.runs()}
     if REPORT.value:
-        print(f"Report: {report(study, workdir, folders, {}) or 'nothing to report'}")
+        print(f"Report: {report(study, workdir, jobs) or 'nothing to report'}")
         return {}
     left = stages(jobs)
     print(f"{study.title}: {len(jobs)} runs, {len(jobs) - sum(map(len, left))} of them finished", flush=True)
@@ -87,14 +86,14 @@ def run(study: sweep.Study, workdir: pathlib.Path) -> dict[str, str]:
         print(f"queued {len(queued)} jobs: {', '.join(queued)}; output in {workdir / 'queue'}")
         print("The same command with --status follows them, with --report it draws what is there")
         return {}
-    failed = run_here(study, workdir, folders, left)
-    path = report(study, workdir, folders, failed)
+    failed = run_here(study, workdir, jobs, left)
+    path = report(study, workdir, jobs)
     print(f"\n{len(failed)} failed\n" + "\n".join(f"  {name}: {why}" for name, why in failed.items()) if failed else "")
     print(f"Report: {path}" if path else "nothing to report")
     return failed
 
 
-def run_here(study: sweep.Study, workdir: pathlib.Path, folders, left: list[list[Job]]) -> dict[str, str]:
+def run_here(study: sweep.Study, workdir: pathlib.Path, jobs: list[Job], left: list[list[Job]]) -> dict[str, str]:
     """Run what is left on this machine, stage after stage, drawing the report after each run."""
     failed: dict[str, str] = {}
     live = status.Live([job for stage in left for job in stage])
@@ -111,13 +110,15 @@ def run_here(study: sweep.Study, workdir: pathlib.Path, folders, left: list[list
                     minutes = (time.time() - began) / n * (total - n) / 60
                     live.clear()
                     print(f"[{n}/{total}, {minutes:.0f} min left] {job.name}: {_outcome(job, why)}", flush=True)
-                    report(study, workdir, folders, failed)
-                live.draw(failed)
+                    report(study, workdir, jobs)
+                live.draw()
     live.clear()
     return failed
 
 
-def report(study: sweep.Study, workdir: pathlib.Path, folders, failed) -> pathlib.Path | None:
+def report(study: sweep.Study, workdir: pathlib.Path, jobs: list[Job]) -> pathlib.Path | None:
+    folders = {r.name: workdir / "runs" / r.name for r in study.runs()}  # also of runs that were not asked for
+    failed = {job.name: why for job in jobs if (why := job.failure)}
     found = {name: p for name, folder in folders.items() if (p := sweep.progress(folder)) is not None}
     if not any(p.rows for p in found.values()):
         return None

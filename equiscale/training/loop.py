@@ -75,6 +75,7 @@ def train(
         batches = program.feed.batches(first, settings.steps)
         bar.n = bar.initial = bar.last_print_n = first  # steps of an earlier start do not count for the speed
         steps_then, seconds_then, flops = first, 0.0, 0
+        began -= log.rows[-1]["seconds"] if log.rows else 0.0  # earlier starts
 
         def check(report: Report, step: int) -> None:
             if not report.finite and not settings.skip_nonfinite:

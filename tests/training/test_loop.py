@@ -90,6 +90,7 @@ def test_an_interrupted_run_ends_bit_identical(train, tmp_path):
     np.testing.assert_array_equal(resumed.params, whole.params)
     first, second = (timeless(read_metrics(tmp_path / name)) for name in ("whole", "parts"))
     assert first == second
+    assert (np.diff([row["seconds"] for row in read_metrics(tmp_path / "parts")]) > 0).all(), "of all starts"
     again = loop.train(toy_task(train=train), SETTINGS, tmp_path / "parts", title="toy")
     np.testing.assert_array_equal(again.params, whole.params)
 
