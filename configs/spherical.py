@@ -15,3 +15,8 @@ KINDS = {
 def spherical_fields() -> ConfigDict:
     """None is what the preset says. A `spread` of 0 is no cap, a `top_k` of 0 all experts."""
     return ConfigDict({name: config_dict.placeholder(kind) for name, kind in KINDS.items()})
+
+
+def shallow(scale: str) -> dict[str, int]:
+    """Fields of a study's spherical networks: a single layer where it runs as a test, most of which is compilation."""
+    return {"model.spherical.n_layers": 1} if scale == "smoke" else {}

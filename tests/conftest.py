@@ -19,9 +19,9 @@ STARTED_HERE = "EQUISCALE_TESTS" not in os.environ
 if STARTED_HERE:
     os.environ["EQUISCALE_TESTS"] = os.environ["EQUISCALE_CACHE"] = tempfile.mkdtemp(prefix="equiscale-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["EQUISCALE_CACHE"], "compiled")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=12)
 hypothesis.settings.load_profile("ci")

@@ -5,6 +5,7 @@ Nominally all are equivariant: what is measured is what their points leave of it
 
 from ml_collections import ConfigDict
 
+from configs.spherical import shallow
 from configs.studies.escaip_percent import base
 from equiscale.studies.sweep import Axis, new_config, one_field
 
@@ -24,7 +25,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     }[scale]
 
     def sampled(kind: str, points: int) -> dict:
-        return {"model.preset": f"est_{kind}_ga_{size}", "model.spherical.points": points}
+        return {"model.preset": f"est_{kind}_ga_{size}", "model.spherical.points": points, **shallow(scale)}
 
     arms = {f"published, {s} points": sampled("published", s) for s in (few, many)}
     arms |= {f"exact, {s} points": sampled("exact", s) for s in (few, many)}

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from configs.spherical import shallow
 from configs.studies.escaip_percent import base
 from equiscale.models.spherical_transformer import PRESETS
 from equiscale.studies.sweep import Axis, new_config, one_field
@@ -30,7 +31,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         for s in points:
             if s >= FEWEST[degree]:
                 set_here = {f"model.spherical.{field}": value for field, value in (given | {"points": s}).items()}
-                arms[f"{name}, {s} points"] = {"model.preset": preset, **set_here}
+                arms[f"{name}, {s} points"] = {"model.preset": preset, **set_here, **shallow(scale)}
 
     for degree in degrees:
         line(f"exact, degree {degree}", "exact", degree)

@@ -7,6 +7,7 @@ Paper scale needs QM9 with columns "dipole" and "gap": set `base.data.folder`.
 from ml_collections import ConfigDict
 
 from configs import predict_quantities
+from configs.spherical import shallow
 from equiscale.studies.sweep import Axis, new_config, one_field
 
 BASE = {"cpu": "cpu", "gpu": "cpu", "paper": "qm9_a", "smoke": "smoke"}  # presets of the task, by scale
@@ -28,6 +29,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     networks = {
         kind: {"model.preset": f"{kind}_{size}"}
         | ({"model.spherical.points": points} if kind.startswith("est") else {})
+        | shallow(scale)
         for kind in ("est_exact", "est_published", "tfn", "equiformer", "mace")
     }
     networks["not equivariant"] = {"model.preset": size}

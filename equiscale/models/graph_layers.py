@@ -70,9 +70,13 @@ def norm(layer: Sized, x: Array, name: str) -> Array:
     return nn.RMSNorm(epsilon, dtype=layer.dtype, param_dtype=layer.param_dtype, name=name)(x)
 
 
+def gelu(x: Array) -> Array:
+    """The exact one: x times the normal distribution function. By erf, a third of the time of jax.nn's erfc on CPU."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * jnp.asarray(math.sqrt(0.5), x.dtype)))
+
+
 def activation(layer: Sized, x: Array, train: bool) -> Array:
-    """The exact GELU, then dropout."""
-    return nn.Dropout(layer.dropout, deterministic=not train)(nn.gelu(x, approximate=False))
+    return nn.Dropout(layer.dropout, deterministic=not train)(gelu(x))
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
@@ -203,7 +207,7 @@ class Block(Sized):
         h = norm(self, atoms, "attention_norm")
         pairs = activation(self, EdgeDense(**self.shared(), name="pairs")(None, h, h, x.neighbours), train)
         messages = dense(self, self.hidden, "messages")(jnp.concatenate([attributes, pairs], -1))
-        messages = nn.gelu(messages, approximate=False)
+        messages = gelu(messages)
         messages = Attention(**self.shared(), name="attention")(messages, x, train)
 
         def advance(x, change, name):

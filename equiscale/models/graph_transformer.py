@@ -19,7 +19,7 @@ from equiscale import force_algebra
 from equiscale.data.graphs import Graph
 from equiscale.models.force_head import EnergyHead, ForceHead, ForceMoments, Prediction, conservative
 from equiscale.models.graph_features import Features, features
-from equiscale.models.graph_layers import Block, InputBlock, Readout, Sized, dense, norm
+from equiscale.models.graph_layers import Block, InputBlock, Readout, Sized, dense, gelu, norm
 
 _CPU = {
     "n_rbf": 64,
@@ -97,7 +97,7 @@ class Backbone(Sized):
 
         def project(readouts, name):
             joined = norm(self, jnp.concatenate(readouts, -1), f"{name}_readout_norm")
-            return norm(self, nn.gelu(dense(self, self.hidden, name)(joined), approximate=False), f"{name}_norm")
+            return norm(self, gelu(dense(self, self.hidden, name)(joined)), f"{name}_norm")
 
         atoms, edges = zip(*readouts, strict=True)
         return project(atoms, "atoms"), project(edges, "edges") if self.with_edges else None
