@@ -21,7 +21,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     sizes, fractions, n_seeds = {
         "cpu": (("cpu_0.008M",), (0.03, 0.1, 0.3, 1.0), 1),
         "smoke": (("cpu_0.02M",), (0.5, 1.0), 1),
-        "gpu": (("cpu_0.008M", "cpu_0.02M", "cpu_0.1M"), (0.01, 0.03, 0.1, 0.3, 1.0), 2),
+        "gpu": (("cpu_0.008M", "cpu_0.02M", "cpu_0.1M"), (0.0025, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0), 2),
         "paper": (("cpu_0.1M", "cpu_0.4M", "1M", "4M"), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), 3),
     }[scale]
     learned = {f"learned, {size}": {"model.preset": size, "augmentation": "haar"} for size in sizes}
@@ -32,7 +32,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("seed", *range(n_seeds)),
     )
     config.compare = tuple(f"{kind}, {sizes[-1]}, fraction {fractions[-1]}" for kind in ("learned", "built in"))
-    config.fit = ("parameters", "examples") if scale in ("gpu", "paper") else ("examples",)
+    config.fit = ("parameters", "examples") if scale == "paper" else ("examples",)
     config.base.properties = ("dipole",)
     if scale == "cpu":
         config.base.data.molecules, config.base.data.max_atoms, config.base.data.buckets = 600, 20, 1
