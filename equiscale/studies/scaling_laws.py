@@ -54,15 +54,18 @@ class Fit(NamedTuple):
     def undetermined(self, names: Sequence[str]) -> str:
         """Which numbers are no results and why, in words; empty where all are. `names` are those of the variables."""
         ends, k = self.interval(), len(names)
-        low, high = ends[:, 0]
-        smallest = self.loss.min()
-        reasons = [f"reaches 0 ({low:.2g})"] if self.law.offset and low < NEGLIGIBLE * smallest else []
-        reasons += [f"reaches the smallest loss ({smallest:.3g})"] if high > (1 - NEGLIGIBLE) * smallest else []
-        found = [f"the offset is not determined: its interval {' and '.join(reasons)}"] if reasons else []
+        low = ends[0, 0]
+        none = self.law.offset and low < NEGLIGIBLE * self.loss.min()
+        found = [f"the offset is not determined: its interval reaches 0 ({low:.2g})"] if none else []
         for name, (low, high) in zip(names, ends[:, 1 + k :].T, strict=True):
             if low < 2 * LOWEST or high > HIGHEST / 2:
                 found.append(f"the exponent of {name} is not determined: it may be {low:.2g} or {high:.2g}")
         return "; ".join(found)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the smallest loss may be the offset itself, so that nothing is left to gain by these variables."""
+        return bool(self.interval()[1, 0] > (1 - NEGLIGIBLE) * self.loss.min())
 
 
 def _interval(values: Sequence[np.ndarray], level: float) -> np.ndarray:

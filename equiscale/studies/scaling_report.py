@@ -133,7 +133,8 @@ def _sentences(line: Line, names: Sequence[str]) -> list[str]:
     what = FITTED[line.of][1]
     towards = f" towards {_text(line, 0)}" if line.fit.law.offset else ""
     why = line.fit.undetermined(names)
-    return [f"{line.name}: the {what} falls {powers}{towards}{f'; {why}' if why else ''}."]
+    end = f"; {why}" if why else f", which the smallest {what} has reached" if line.fit.saturated else ""
+    return [f"{line.name}: the {what} falls {powers}{towards}{end}."]
 
 
 def _of_reducible(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
@@ -142,7 +143,7 @@ def _of_reducible(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
     """
     found = []
     for total, percent in zip(lines[::2], lines[1::2], strict=True):  # in the order of FITTED
-        if total.fit is None or total.fit.undetermined(names):
+        if total.fit is None or total.fit.undetermined(names) or total.fit.saturated:
             continue
         best = int(np.argmin(total.fit.loss))
         loss, share = total.fit.loss[best], np.mean(percent.values[best])

@@ -69,9 +69,14 @@ def test_what_data_do_not_tell_is_said():
     assert "the offset is not determined: its interval reaches 0" in steep.undetermined(["frames"])
     narrow = np.linspace(1.0, 1.3, 6)[:, None]
     flat = fit(narrow, noise, offset=True, n_draws=40).undetermined(["frames"])
-    assert "reaches the smallest loss" in flat and "the exponent of frames is not determined" in flat
+    assert "the exponent of frames is not determined" in flat
     clear = fit(LINE, OFFSET.loss(LINE)[:, None] * noise**0.02, offset=True, n_draws=40)
     assert clear.undetermined(["frames"]) == "" and clear.interval()[0, 0] < 0.2 < clear.interval()[1, 0]
+    reached = Law(0.05, np.array([17.0]), np.array([1.4]))
+    enough = np.array([18, 36, 72, 216, 719, 2157.0])[:, None]
+    end = fit(enough, reached.loss(enough)[:, None] * noise, offset=True, n_draws=40)
+    assert end.undetermined(["frames"]) == "" and end.saturated and not clear.saturated
+    assert end.interval()[0, 0] < 0.05 < end.interval()[1, 0] and end.interval()[0, 2] < 1.4 < end.interval()[1, 2]
     power = fit(LINE, PLAIN.loss(LINE)[:, None] * noise, offset=False, n_draws=40)
     assert power.undetermined(["frames"]) == "" and (power.interval()[:, 0] == 0).all()
 
