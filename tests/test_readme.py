@@ -31,3 +31,10 @@ def test_every_module_named_in_a_command_exists():
     assert "experiments.quickstart" in names
     for name in names:
         assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), name
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_every_figure_and_page_that_is_linked_exists(page):
+    path = ROOT / page
+    links = [at for at in re.findall(r"\]\(([^)#\s]+)", path.read_text()) if "://" not in at]
+    assert [at for at in links if not (path.parent / at).exists()] == []
