@@ -49,9 +49,9 @@ class Job(NamedTuple):
 
     @property
     def failure(self) -> str | None:
-        """Why it ended early the last time that it was begun; None if it did not, or runs again."""
+        """Why it ended early the last time that it was begun; None if it did not, runs again, or is finished since."""
         path = self.folder / FAILED
-        return path.read_text() if path.exists() else None
+        return path.read_text() if path.exists() and commands_left(self) else None
 
     @property
     def config(self) -> ConfigDict:
