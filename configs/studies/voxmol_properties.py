@@ -40,7 +40,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("seed", *seeds),
     )
     if scale == "cpu":
-        config.base.training.steps = config.pretraining.training.steps = 150
+        config.base.training.steps = config.pretraining.training.steps = 130
         config.base.evaluation.points = config.pretraining.evaluation.points = 1
         config.base.evaluation.molecules = 64  # in 24 orientations each: they take longer than these steps
     elif scale == "gpu":
