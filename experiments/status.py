@@ -77,7 +77,7 @@ def _is_running(job: Job) -> bool:
 def _line(job: Job) -> str:
     p = job.progress
     state = "failed" if job.failure else job.state
-    if p is not None and p.done and commands_left(job):
+    if p is not None and p.done and commands_left(job) and not job.failure:
         state = "measuring"
     if p is None or not p.rows:
         return f"{state:>18} {'':>9} {'':>8} {'':>8} {'':>8} {'':>8}  {job.name}"

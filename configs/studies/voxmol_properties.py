@@ -24,7 +24,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "gpu": (("tiny",), (0, 1)),
         "paper": (("tiny", "small", "full"), (0, 1, 2)),
     }[scale]
-    # Augmentation, like model and seed, is that of the pretraining, too.
     encoders = {
         "fresh": {"encoder.run": "", "encoder.frozen": False},
         "frozen pretrained": {"encoder.run": PRETRAINED, "encoder.frozen": True},
@@ -33,6 +32,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     }
     if scale == "cpu":  # random features of voxels were seen to tell nothing
         del encoders["frozen random"]
+    # Augmentation, like model and seed, is that of the pretraining, too.
     config.axes = (
         one_field("model.preset", *models, name="model"),
         Axis("encoder", encoders),
