@@ -14,6 +14,7 @@ released: Fibonacci lattices with poles, layer norms at points, free attention, 
 Exact ones have spherical designs, norms of coefficients and a capped spread of attention.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import e3nn_jax as e3nn
@@ -142,10 +143,10 @@ class SphericalTransformer(nn.Module):
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {values}, got {getattr(self, name)!r}")
-        if self.degree < 1 or self.n_rbf < 2 or not self.cutoff > 0:
+        if self.degree < 1 or self.n_layers < 1 or self.n_rbf < 2 or not self.cutoff > 0:
             raise ValueError(
-                f"degree {self.degree} must be at least 1, n_rbf {self.n_rbf} at least 2 and the cutoff positive, got "
-                f"{self.cutoff}"
+                f"degree {self.degree} and n_layers {self.n_layers} must be at least 1, n_rbf {self.n_rbf} at least 2 "
+                f"and the cutoff positive, got {self.cutoff}"
             )
         self.embedding = Embedding(self.n_species, self.channels, self.radial_width, self.neighbours)
         self.layers = [self._layer(i) for i in range(self.n_layers)]
@@ -198,19 +199,33 @@ class SphericalTransformer(nn.Module):
                 return model._energy(model.atoms(moved, train=train)[..., 0, :], moved)
 
             return conservative(self, energy, graph)
-        h = self.atoms(graph, train=train)
-        gates = self.force_out(nn.silu(self.force_in(h[..., 0, :])))
-        forces = jnp.einsum("...mc,...c->...m", h[..., 1:4, :], gates, precision="highest")
-        pulled = graph.is_atom & jnp.any(graph.mask, -1)  # points are not quite even: without this, an atom alone moves
-        return Prediction(self._energy(h[..., 0, :], graph), jnp.where(pulled[..., None], forces, 0))
+        return self._direct(self.atoms(graph, train=train), graph)
+
+    def after_each_layer(self, graph: Graph) -> list[Prediction]:
+        """What the networks of the first 1, 2, ... layers predict, with direct forces: an entry a layer.
+
+        With parameters as they are made, each is an untrained network of so many layers.
+        """
+        check_graph(graph)
+        return [self._direct(self.last_norm(h), graph) for h in self._by_layer(graph)]
 
     def atoms(self, graph: Graph, *, train: bool = False) -> Coefficients:
         """The last layer's features `[*batch, atoms, K, C]`, normed: degree 1 is x, y, z."""
+        *_, h = self._by_layer(graph, train=train)
+        return self.last_norm(h)
+
+    def _by_layer(self, graph: Graph, *, train: bool = False) -> Iterator[Coefficients]:
         around = self._edges(graph)
         h = self.embedding(graph.species, around)
         for layer in self.layers:
             h = layer(h, graph.species, around, train)
-        return self.last_norm(h)
+            yield h
+
+    def _direct(self, h: Coefficients, graph: Graph) -> Prediction:
+        gates = self.force_out(nn.silu(self.force_in(h[..., 0, :])))
+        forces = jnp.einsum("...mc,...c->...m", h[..., 1:4, :], gates, precision="highest")
+        pulled = graph.is_atom & jnp.any(graph.mask, -1)  # points are not quite even: without this, an atom alone moves
+        return Prediction(self._energy(h[..., 0, :], graph), jnp.where(pulled[..., None], forces, 0))
 
     def by_degree(self, graph: Graph, *, train: bool = False) -> tuple[Float[Array, "*batch atoms m c"], ...]:
         """The last layer's features, an entry a degree: for heads as `QuantityHead`."""

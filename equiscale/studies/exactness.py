@@ -34,12 +34,14 @@ class Errors(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """Of each molecule: its energy, how far that of the turned one is off, squares of forces and of their errors."""
+    """Of each molecule after each layer: its energy, how far that of the turned one is off, squares of forces and of
+    their errors.
+    """
 
-    energy: Float[Array, " n"]
-    off: Float[Array, " n"]
-    squares: Float[Array, " n"]
-    squares_off: Float[Array, " n"]
+    energy: Float[Array, "n layers"]
+    off: Float[Array, "n layers"]
+    squares: Float[Array, "n layers"]
+    squares_off: Float[Array, "n layers"]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "n_rotations"))
@@ -47,20 +49,25 @@ def turned_by_molecule(
     model: SphericalTransformer, params: Any, graph: Graph, keys: Array, *, n_rotations: int
 ) -> Turned:
     """Each molecule of the graph `[n, ...]` turned by rotations of its own, from its key; means over rotations."""
-    predict = functools.partial(model.apply, params)
+
+    def predict(g, one):
+        """Energies `[layers]` and forces `[layers, atoms, 3]` of one molecule turned by g."""
+        turned = actions.apply(TURNED, g[None], jax.tree.map(lambda a: a[None], one))
+        found = model.apply(params, turned, method=SphericalTransformer.after_each_layer)
+        return jax.tree.map(lambda *of: jnp.stack(of)[:, 0], *found)
 
     def both(item):
         one, key = item
-        still = predict(one)
+        still = predict(jnp.eye(3), one)
 
         def turned(key):
             g = random_rotation(key)
-            found = predict(actions.apply(TURNED, g[None], jax.tree.map(lambda a: a[None], one)))
-            return found.energy[0] - still.energy, found.forces[0] @ g - still.forces
+            again = predict(g, one)
+            return again.energy - still.energy, again.forces @ g - still.forces
 
         off, forces_off = jax.lax.map(turned, jax.random.split(key, n_rotations))
-        squares = jnp.square(still.forces).sum()
-        return Turned(still.energy, jnp.abs(off).mean(), squares, jnp.square(forces_off).sum((1, 2)).mean())
+        squares, squares_off = (jnp.square(f).sum((-2, -1)) for f in (still.forces, forces_off))
+        return Turned(still.energy, jnp.abs(off).mean(0), squares, squares_off.mean(0))
 
     return jax.lax.map(both, (graph, keys), batch_size=AT_ONCE)
 
@@ -71,8 +78,12 @@ def untrained(model: SphericalTransformer, key: Array, graph: Graph) -> Any:
     return model.init(key, graph)
 
 
-def errors_of(model: SphericalTransformer, graphs: Sequence[Graph], key: Array, *, n_rotations: int) -> Errors:
-    """Of the network that `key` makes, on molecules in buckets of one padded shape each."""
+def errors_by_layer(
+    model: SphericalTransformer, graphs: Sequence[Graph], key: Array, *, n_rotations: int
+) -> list[Errors]:
+    """Of the network that `key` makes, on molecules in buckets of one padded shape each; an entry a layer, of the
+    untrained network that ends with it.
+    """
     init_key, turn_key = jax.random.split(key)
     params = untrained(model, init_key, jax.tree.map(lambda a: a[:1], graphs[0]))
     found = []
@@ -80,8 +91,9 @@ def errors_of(model: SphericalTransformer, graphs: Sequence[Graph], key: Array, 
         keys = jax.random.split(jax.random.fold_in(turn_key, i), len(graph.species))
         found.append(jax.device_get(turned_by_molecule(model, params, graph, keys, n_rotations=n_rotations)))
     of = Turned(*map(np.concatenate, zip(*found, strict=True)))
-    off = float(of.off.mean())
-    return Errors(off, off / float(of.energy.std()), float(np.sqrt(of.squares_off.sum() / of.squares.sum())))
+    off = of.off.mean(0)
+    forces = np.sqrt(of.squares_off.sum(0) / of.squares.sum(0))
+    return [Errors(*map(float, of_layer)) for of_layer in zip(off, off / of.energy.std(0), forces, strict=True)]
 
 
 def measure(
@@ -98,28 +110,29 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """One row for each kind, number of layers and of points (one for kinds without): means over initialisations.
 
-    `graphs` are buckets of molecules; `fields` those of `SphericalTransformer`; networks whose row, as far as it is
-    known before, `skip` wants are left out. Raises ValueError for an unknown kind, and for points that no rule of the
-    kind has.
+    The deepest network of a kind gives the rows of all numbers of layers. `graphs` are buckets of molecules; `fields`
+    those of `SphericalTransformer`; rows that `skip` wants, as far as they are known before, are left out. Raises
+    ValueError for an unknown kind, and for points that no rule of the kind has.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise ValueError(f"{', '.join(unknown)} is none of {', '.join(KINDS)}")
-    wanted = {}
+    networks = {}
     for kind in kinds:
-        for n_layers in layers:
-            for s in points:
-                model = SphericalTransformer(
-                    **KINDS[kind] | {"n_layers": n_layers, "points": s, "turned": False} | fields
-                )
-                row = {"network": kind, "layers": n_layers, "points": s if model.is_sampled else 0}
-                wanted[tuple(row.values())] = row, model
-    for row, model in progress([one for one in wanted.values() if not skip(one[0])]):
+        for s in points:
+            model = SphericalTransformer(**KINDS[kind] | {"points": s, "turned": False} | fields)
+            known = {"network": kind, "points": s if model.is_sampled else 0}
+            rows = [known | {"layers": n} for n in layers]
+            if missing := [row for row in rows if not skip(row)]:
+                deepest = max(row["layers"] for row in missing)
+                networks[tuple(known.values())] = model.clone(n_layers=deepest), missing
+    for model, rows in progress(list(networks.values())):
         keys = jax.random.split(jax.random.key(0), n_inits)
-        found = [errors_of(model, graphs, key, n_rotations=n_rotations) for key in keys]
-        for field, values in Errors(*np.transpose(found))._asdict().items():
-            row |= {field: float(values.mean()), f"{field}_stderr": float(values.std(ddof=1) / n_inits**0.5)}
-        yield row
+        found = np.array([errors_by_layer(model, graphs, key, n_rotations=n_rotations) for key in keys])
+        for row in rows:
+            for field, values in Errors(*found[:, row["layers"] - 1].T)._asdict().items():
+                row |= {field: float(values.mean()), f"{field}_stderr": float(values.std(ddof=1) / n_inits**0.5)}
+            yield row
 
 
 def figure(rows: Sequence[dict[str, Any]], title: str) -> Figure:

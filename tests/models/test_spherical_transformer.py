@@ -58,6 +58,17 @@ def test_forces_turn_exactly_or_up_to_quadrature(case):
         assert 1e-5 < error < 0.5 and of_energy < 0.2
 
 
+def test_after_each_layer_stand_the_networks_of_so_many_layers():
+    deep = make("tfn", n_layers=2, degree=1)
+    params = jax.jit(deep.init)(jax.random.key(0), graph_of())
+    by_layer = jax.jit(deep.apply, static_argnames="method")(params, graph_of(), method="after_each_layer")
+    shallow = jax.jit(deep.clone(n_layers=1).apply)(params, graph_of())
+    assert len(by_layer) == 2 and not np.allclose(by_layer[1].forces, shallow.forces, rtol=1e-2)
+    for found, expected in zip(by_layer, (shallow, jax.jit(deep.apply)(params, graph_of())), strict=True):
+        np.testing.assert_allclose(found.forces, expected.forces, atol=1e-5)
+        np.testing.assert_allclose(found.energy, expected.energy, atol=1e-5)
+
+
 def test_padding_and_atoms_without_neighbours(case):
     """Padding changes nothing; an atom alone has an energy by its species, no force, and finite derivatives."""
     _, _, params, apply = case
