@@ -10,7 +10,6 @@ of what does not turn, relative. Files may be SDF or XYZ, in archives too. Write
 """
 
 import itertools
-import json
 import pathlib
 
 import jax
@@ -25,9 +24,9 @@ from equiscale.data.neighbours import build
 from equiscale.data.readers import read_molecules
 from equiscale.studies import exactness
 from equiscale.studies.report import write_csv
-from equiscale.training.run_folder import write_json
 from experiments.config import command, use_cache, whole_numbers
 from experiments.inputs import FirstOfEach, named
+from experiments.kept_rows import KeptRows
 
 OUTPUT = flags.DEFINE_string("output", "runs/exactness", "folder to write")
 NETWORKS = flags.DEFINE_list("networks", ["est_published", "est_exact", "tfn"], "kinds of networks")
@@ -49,7 +48,7 @@ def main(argv):
         print(told)
         output = pathlib.Path(OUTPUT.value)
         output.mkdir(parents=True, exist_ok=True)
-        rows = measured(molecules, layers, points, output / "rows.json")
+        rows = measured(molecules, layers, points, output)
     write_csv(output / "exactness.csv", rows)
     exactness.figure(rows, f"{len(molecules)} molecules of {molecules.source}").savefig(
         output / "exactness.png", dpi=150
@@ -62,8 +61,7 @@ def main(argv):
     print(f"\nNumbers: {output / 'exactness.csv'}; figure: {output / 'exactness.png'}")
 
 
-def measured(molecules, layers, points, path):
-    """All rows, those of an earlier start with the same settings among them; `path` receives each when it is there."""
+def measured(molecules, layers, points, output):
     sizes = bucket_lengths(molecules.n_atoms, BUCKETS if len(molecules) >= MANY else 1)
     graphs = []
     for rows, width in zip(bucket_rows(molecules.n_atoms, sizes), sizes, strict=True):
@@ -79,9 +77,7 @@ def measured(molecules, layers, points, path):
         "degree": DEGREE.value,
         "source": molecules.source,
     }
-    known = json.loads(path.read_text()) if path.exists() else []
-    rows = [row for row in known if settings.items() <= row.items()]
-    there = [(row["network"], row["points"], row["layers"]) for row in rows]
+    kept = KeptRows(output / "rows.json", settings)
     found = exactness.measure(
         NETWORKS.value,
         layers,
@@ -89,7 +85,7 @@ def measured(molecules, layers, points, path):
         graphs,
         n_inits=INITS.value,
         n_rotations=ROTATIONS.value,
-        skip=lambda row: tuple(row.values()) in there,
+        skip=kept.has,
         progress=lambda todo: tqdm(todo, unit="network"),
         cutoff=CUTOFF,
         channels=CHANNELS.value,
@@ -97,10 +93,8 @@ def measured(molecules, layers, points, path):
         degree=DEGREE.value,
     )
     for row in found:
-        rows.append(row | settings)
-        write_json(path, rows)
-    rows.sort(key=lambda row: (row["network"], row["points"], row["layers"]))
-    return rows
+        kept.add(row)
+    return sorted(kept.rows, key=lambda row: (row["network"], row["points"], row["layers"]))
 
 
 def read(argv):

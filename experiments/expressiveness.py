@@ -8,7 +8,8 @@ The n-fold test: two stars of n spokes, turned against each other, are learned t
 no equivariant network can do better than 50 %. Beside the accuracy of the best and the last epoch stands that of the
 trained network with its sampling points turned, which for an equivariant network is the same. And the cross product of
 two vectors, which networks out of point-wise operations cannot represent: the share of its variance they explain.
-Writes expressiveness.json and expressiveness.png into --output.
+Writes expressiveness.json and expressiveness.png into --output, and what it has found so far into rows.json, from where
+it goes on when started again.
 """
 
 import pathlib
@@ -22,6 +23,7 @@ from equiscale.studies import expressiveness
 from equiscale.studies.expressiveness_figures import n_fold_figure
 from equiscale.training.run_folder import write_json
 from experiments.config import command, whole_numbers
+from experiments.kept_rows import KeptRows
 
 OUTPUT = flags.DEFINE_string("output", "runs/expressiveness", "folder to write")
 NETWORKS = flags.DEFINE_list(
@@ -42,20 +44,13 @@ def main(argv):
             raise ValueError(f"--networks: {', '.join(unknown)} is none of {', '.join(KINDS)}")
         degrees, folds = whole_numbers("degrees", DEGREES.value), whole_numbers("folds", FOLDS.value, least=2)
         networks = {kind: lambda degree, kind=kind: make(kind, degree) for kind in NETWORKS.value}
-        rows = expressiveness.n_fold_table(
-            networks,
-            degrees,
-            folds,
-            n_seeds=SEEDS.value,
-            epochs=EPOCHS.value,
-            progress=lambda todo: tqdm(todo, desc="n-fold test", unit="network"),
-        )
+        output = pathlib.Path(OUTPUT.value)
+        output.mkdir(parents=True, exist_ok=True)
+        rows = measured(networks, degrees, folds, output)
         crossed = {
             kind: float(expressiveness.cross_product(make(kind, degrees[0]), jax.random.key(0)))
             for kind in tqdm(NETWORKS.value, desc="cross product", unit="network")
         }
-    output = pathlib.Path(OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
     write_json(output / "expressiveness.json", {"n_fold": rows, "cross_product": crossed})
     n_fold_figure(rows).savefig(output / "expressiveness.png", dpi=150)
     print("\nRight answers in %, best epoch / last / last with turned points; ± standard error over seeds")
@@ -65,6 +60,23 @@ def main(argv):
         print(f"  {row['network']:<18} L = {row['degree']}, n = {row['n']:<4} {told}{forced}")
     print("\nExplained of the cross product's variance: " + ", ".join(f"{k} {v:.3f}" for k, v in crossed.items()))
     print(f"\nNumbers: {output / 'expressiveness.json'}; figure: {output / 'expressiveness.png'}")
+
+
+def measured(networks, degrees, folds, output):
+    settings = {"seeds": SEEDS.value, "points": POINTS.value, "channels": CHANNELS.value, "epochs": EPOCHS.value}
+    kept = KeptRows(output / "rows.json", settings)
+    found = expressiveness.n_fold_table(
+        networks,
+        degrees,
+        folds,
+        n_seeds=SEEDS.value,
+        epochs=EPOCHS.value,
+        skip=kept.has,
+        progress=lambda todo: tqdm(todo, desc="n-fold test", unit="network"),
+    )
+    for row in found:
+        kept.add(row)
+    return sorted(kept.rows, key=lambda row: (list(KINDS).index(row["network"]), row["degree"], row["n"]))
 
 
 def make(kind: str, degree: int):

@@ -21,7 +21,7 @@ def test_stars_are_what_they_are_after_a_turn_by_their_symmetry():
 @pytest.mark.parametrize("kind", ["tfn", pytest.param("est_published_ga", marks=pytest.mark.slow)])  # half a minute
 def test_below_n_degrees_only_broken_symmetry_tells_stars_apart(kind):
     networks = {kind: lambda degree: expressiveness.make(kind, degree, 12 * (kind != "tfn"), 4)}
-    rows = expressiveness.n_fold_table(networks, [1], [3], n_seeds=2, epochs=1)
+    rows = list(expressiveness.n_fold_table(networks, [1], [3], n_seeds=2, epochs=1))
     if kind == "tfn":
         for row in rows:
             assert not row["possible"] and row["difference"] < 1e-9
