@@ -34,5 +34,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.compare = ("not equivariant", "tensor products")
     config.base.evaluation.instruments = ("scores",)
     if scale == "cpu":
-        config.base.training.steps, config.base.evaluation.points = 200, 7
+        config.base.training.steps, config.base.evaluation.points = 160, 6
     return config
