@@ -34,6 +34,18 @@ def smoke(name):
     return study_of(importlib.import_module(f"configs.studies.{name}").get_config("smoke"))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_all_its_runs_can_be_made(name, tmp_path):
+    """Every combination of its axes is a task with a model, which has what the study measures along the way."""
+    jobs = plan(smoke(name), tmp_path)
+    for job in jobs:
+        task = load_experiment(job.config).task
+        wanted = set(job.config.evaluation.instruments) - {"scores"}  # all of the task's
+        assert wanted <= read_instruments(job.config, task, mesh_of(1)).keys()
+        assert read_settings(job.config).steps > 0
+    assert len({job.run.name for job in jobs}) == len(jobs)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in NAMES])
 def test_its_first_run_trains_and_is_reported(name, tmp_path):
     study, mesh = smoke(name), mesh_of(1)
