@@ -2,7 +2,8 @@
 
     python -m experiments.expressiveness
     python -m experiments.expressiveness --networks=est_published,tfn --degrees=1 --folds=2,3 --seeds=3
-    python -m experiments.expressiveness --degrees=1,2,3,5 --folds=2,3,5,10,100 --points=128     # as published
+    python -m experiments.expressiveness --degrees=1,2,3,5 --points=64      # an hour on 2 cores
+    python -m experiments.expressiveness --degrees=1,2,3,5 --folds=2,3,5,10,100 --points=128  # as published: on a GPU
 
 The n-fold test: two stars of n spokes, turned against each other, are learned to be told apart; for degrees below n
 no equivariant network can do better than 50 %. Beside the accuracy of the best and the last epoch stands that of the

@@ -9,6 +9,7 @@ from configs import denoise_voxels
 from equiscale.tasks.measure_names import parse_measure
 from equiscale.training.run_folder import read_metrics
 from experiments.config import read_run
+from experiments.kept_rows import KeptRows
 from tests.commands import start
 
 
@@ -121,3 +122,13 @@ def test_measures_by_name(text, name):
 def test_what_is_no_measure_is_refused(text):
     with pytest.raises(ValueError):
         parse_measure(text)
+
+
+def test_rows_are_kept_as_they_come_and_those_of_other_settings_are_not(tmp_path):
+    first = KeptRows(tmp_path / "rows.json", {"seeds": 2})
+    assert not first.has({"kind": "a", "n": 3})
+    first.add({"kind": "a", "n": 3, "found": 0.5})
+    again = KeptRows(tmp_path / "rows.json", {"seeds": 2})
+    assert again.has({"kind": "a", "n": 3}) and not again.has({"kind": "a", "n": 5})
+    assert again.rows == [{"kind": "a", "n": 3, "found": 0.5, "seeds": 2}]
+    assert not KeptRows(tmp_path / "rows.json", {"seeds": 3}).has({"kind": "a", "n": 3})
