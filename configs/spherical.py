@@ -18,5 +18,5 @@ def spherical_fields() -> ConfigDict:
 
 
 def shallow(scale: str) -> dict[str, int]:
-    """Fields of a study's spherical networks: a single layer where it runs as a test, most of which is compilation."""
-    return {"model.spherical.n_layers": 1} if scale == "smoke" else {}
+    """Fields of a study's spherical networks: one layer and degree 1 where it runs as a test, which is compilation."""
+    return {"model.spherical.n_layers": 1, "model.spherical.degree": 1} if scale == "smoke" else {}

@@ -92,7 +92,7 @@ def test_quadratures_and_groups_integrate_up_to_their_degree(degree):
         assert (error < 1e-12) == (degree <= reach), f"{len(group)} rotations at degree {degree}: {error}"
 
 
-@pytest.mark.parametrize("degree", [0, 1, 4, 6, 7])
+@pytest.mark.parametrize("degree", [0, 1, 4, 7])
 def test_quadrature_kills_every_wigner_function_up_to_its_degree(degree):
     import e3nn_jax
 

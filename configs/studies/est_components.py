@@ -46,7 +46,7 @@ def base(scale: str) -> ConfigDict:
     config.model.preset = f"est_published_ga_{size}"
     config.properties = ("gap",)
     if scale == "smoke":
-        config.model.spherical.n_layers = 1
+        config.model.spherical.n_layers, config.model.spherical.degree = 1, 1
     if scale == "cpu":
         config.data.molecules, config.data.max_atoms, config.data.buckets = 500, 20, 1
         config.model.spherical.points = 48

@@ -31,7 +31,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         for s in points:
             if s >= FEWEST[degree]:
                 set_here = {f"model.spherical.{field}": value for field, value in (given | {"points": s}).items()}
-                arms[f"{name}, {s} points"] = {"model.preset": preset, **set_here, **shallow(scale)}
+                arms[f"{name}, {s} points"] = {"model.preset": preset, **shallow(scale), **set_here}
 
     for degree in degrees:
         line(f"exact, degree {degree}", "exact", degree)

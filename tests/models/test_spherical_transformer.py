@@ -142,7 +142,7 @@ def test_forces_of_the_gradient_are_the_energys():
         ({"points": 6}, r"tells 6 harmonics apart, and there are \(L \+ 1\)\^2 = 9 .* the smallest design rule"),
         ({"rule": "lebedev", "points": 74}, "has negative weights"),
         ({"message": "loud"}, "message must be one of"),
-        ({"degree": 0}, "degree 0 must be at least 1"),
+        ({"degree": 0}, "degree 0 and n_layers 1 must be at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(fields, message):
