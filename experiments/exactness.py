@@ -1,7 +1,7 @@
 """How equivariant are untrained spherical networks on real molecules? By kind, layers and sampling points.
 
     python -m experiments.exactness                        # RDKit's bundled compounds
-    python -m experiments.exactness qm9.tar.xz --molecules=1000 --layers=1,2,3,4,5,6 --points=32,64,128  # as published
+    python -m experiments.exactness qm9.tar.xz --molecules=1000 --layers=1,2,3,4,5,6 --points=32,48,64  # an hour
     python -m experiments.exactness --networks=est_exact,tfn --layers=1 --points=48 --molecules=20
 
 Of energies mean |f(x) - f(R x)|, absolute and over the standard deviation of f over molecules, and of forces the norm

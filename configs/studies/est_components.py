@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import predict_quantities
+from configs.spherical import shallow
 from equiscale.studies.sweep import Axis, new_config, one_field
 
 
@@ -45,8 +46,7 @@ def base(scale: str) -> ConfigDict:
     size = {"cpu": "cpu_0.02M", "smoke": "cpu_0.02M", "gpu": "1M", "paper": "4M"}[scale]
     config.model.preset = f"est_published_ga_{size}"
     config.properties = ("gap",)
-    if scale == "smoke":
-        config.model.spherical.n_layers, config.model.spherical.degree = 1, 1
+    config.update_from_flattened_dict(shallow(scale))
     if scale == "cpu":
         config.data.molecules, config.data.max_atoms, config.data.buckets = 500, 20, 1
         config.model.spherical.points = 48

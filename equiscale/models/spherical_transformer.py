@@ -204,9 +204,12 @@ class SphericalTransformer(nn.Module):
     def after_each_layer(self, graph: Graph) -> list[Prediction]:
         """What the networks of the first 1, 2, ... layers predict, with direct forces: an entry a layer.
 
-        With parameters as they are made, each is an untrained network of so many layers.
+        With parameters as they are made, each is an untrained network of so many layers. Raises ValueError where
+        forces are gradients.
         """
         check_graph(graph)
+        if self.forces != "direct":
+            raise ValueError(f"forces={self.forces!r}: only direct forces are read off after each layer")
         return [self._direct(self.last_norm(h), graph) for h in self._by_layer(graph)]
 
     def atoms(self, graph: Graph, *, train: bool = False) -> Coefficients:

@@ -25,16 +25,9 @@ NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/stu
 
 # Half a minute or more of compiling each. Of their tasks and networks others are trained here or in the tasks' tests.
 LONG = {
-    *("est_quantities", "est_percent", "est_points", "est_components", "est_scaling"),
-    *(
-        "escaip_curvature",
-        "escaip_equivariant",
-        "proteina_targets",
-        "proteina_gradients",
-        "proteina_curvature",
-        "voxmol_alignment",
-        "voxmol_properties",
-    ),
+    *("est_quantities", "est_percent", "est_points", "est_components", "est_scaling", "escaip_curvature"),
+    *("escaip_equivariant", "proteina_targets", "proteina_gradients", "proteina_curvature", "voxmol_alignment"),
+    "voxmol_properties",
 }
 
 
