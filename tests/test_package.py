@@ -47,6 +47,13 @@ def test_the_instruments_need_no_framework_either():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["quickstart", "study"])
+def test_commands_start_without_what_only_some_networks_need(module):
+    code = f"import sys, experiments.{module}; print([m for m in ('e3nn_jax', 'sympy') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_import_adds_little_to_jax():
     code = (
         "import time; a = time.perf_counter(); import jax, jax.numpy; b = time.perf_counter(); import equiscale;"

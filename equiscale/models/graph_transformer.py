@@ -9,7 +9,6 @@ Without the periodic cell the published code puts around molecules: its images w
 
 from typing import Literal
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -17,6 +16,7 @@ from jaxtyping import Float
 
 from equiscale import force_algebra
 from equiscale.data.graphs import Graph
+from equiscale.models import e3nn
 from equiscale.models.force_head import EnergyHead, ForceHead, ForceMoments, Prediction, conservative
 from equiscale.models.graph_features import Features, features
 from equiscale.models.graph_layers import Block, InputBlock, Readout, Sized, dense, gelu, norm

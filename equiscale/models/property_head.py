@@ -8,12 +8,13 @@ the latent's vectors with coefficients that they put out.
 
 import math
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import Array
+
+from equiscale.models import e3nn
 
 
 def shifted_softplus(x: Array) -> Array:

@@ -6,9 +6,9 @@ each times a gate that the network makes of degree 0; a symmetric tensor without
 do not change when the molecule turns, so the read-outs of an equivariant model are equivariant.
 """
 
+import functools
 from typing import Literal
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -16,10 +16,16 @@ from jax import Array
 from jaxtyping import Float
 
 from equiscale.data.graphs import Graph
+from equiscale.models import e3nn
 from equiscale.models.graph_transformer import GraphTransformer
 
 Pooling = Literal["sum", "mean"]
-TENSOR = np.asarray(e3nn.clebsch_gordan(1, 1, 2))  # [3, 3, 5], to symmetric tensors without trace from degree 2
+
+
+@functools.cache
+def to_tensors() -> Float[np.ndarray, "3 3 5"]:
+    """To symmetric tensors without trace from degree 2."""
+    return np.asarray(e3nn.clebsch_gordan(1, 1, 2))
 
 
 class QuantityHead(nn.Module):
@@ -69,7 +75,7 @@ class QuantityHead(nn.Module):
             found["vectors"] = self._turning(1, self.n_vectors, features[1], hidden, graph)
         if self.n_tensors:
             of_degree = self._turning(2, self.n_tensors, features[2], hidden, graph)
-            found["tensors"] = jnp.einsum("...qm,ijm->...qij", of_degree, TENSOR, precision="highest")
+            found["tensors"] = jnp.einsum("...qm,ijm->...qij", of_degree, to_tensors(), precision="highest")
         return found
 
     def _turning(self, degree: int, n: int, features: Array, hidden: Array, graph: Graph) -> Float[Array, "*batch n m"]:
@@ -124,7 +130,7 @@ def _moments(graph: Graph, degree: int) -> Float[Array, "*batch atoms m"]:
     relative = _neutral(jnp.where(graph.is_atom[..., None], graph.positions, 0), graph)
     if degree == 1:
         return relative
-    return jnp.einsum("...i,...j,ijm->...m", relative, relative, TENSOR, precision="highest")
+    return jnp.einsum("...i,...j,ijm->...m", relative, relative, to_tensors(), precision="highest")
 
 
 class QuantityNetwork(nn.Module):

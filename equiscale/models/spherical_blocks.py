@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from equiscale.models import e3nn
 from equiscale.models.graph_features import of_neighbours
 from equiscale.models.spherical_layers import Coefficients, DegreeLinear, DegreeNorm, by_degree, degree_of, gate
 from equiscale.models.spherical_messages import EdgeFeatures, SphericalMessage, degree_weights

@@ -17,13 +17,13 @@ Exact ones have spherical designs, norms of coefficients and a capped spread of 
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from equiscale.data.graphs import Graph
+from equiscale.models import e3nn
 from equiscale.models.edge_frames import edge_frames
 from equiscale.models.force_head import Prediction, conservative
 from equiscale.models.graph_features import check_graph, edges, envelope, gaussians

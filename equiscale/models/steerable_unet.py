@@ -17,10 +17,11 @@ public), except that:
 - the head is a convolution, as in VoxMol, so that the vectors and tensors of the last block are used.
 """
 
+from __future__ import annotations  # evaluated, they would import e3nn
+
 import functools
 import math
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from flax.typing import Dtype
 from jax import Array, lax
 
 from equiscale import actions
+from equiscale.models import e3nn
 from equiscale.models.conv3d import conv3d
 
 # Fields of `SteerableUNet` besides `n_elements`, named by the number of parameters. arXiv 2507.09753 trained 0.5

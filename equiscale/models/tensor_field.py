@@ -5,15 +5,17 @@ the distance (Thomas et al., arXiv 1802.08219; Batzner et al., Nature Communicat
 scalars, vectors and tensors of even parity under reflection in the sense of polar vectors: 0e, 1o, 2e.
 """
 
+from __future__ import annotations  # evaluated, they would import e3nn
+
 from typing import Literal
 
-import e3nn_jax as e3nn
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
 from equiscale.data.graphs import Graph
+from equiscale.models import e3nn
 from equiscale.models.force_head import Prediction, conservative
 from equiscale.models.graph_features import check_graph, edges, envelope, gaussians, of_neighbours
 

@@ -8,11 +8,11 @@ import itertools
 from functools import lru_cache
 from typing import NamedTuple
 
-import e3nn_jax as e3nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from equiscale.models import e3nn
 from equiscale.models.spherical_layers import Coefficients, degree_of
 
 

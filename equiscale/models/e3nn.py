@@ -1,0 +1,9 @@
+"""`e3nn_jax`, imported by the first network that asks for something of it: its import takes as long as all others."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    import e3nn_jax
+
+    return getattr(e3nn_jax, name)
