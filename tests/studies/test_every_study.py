@@ -23,11 +23,13 @@ from tests.training.test_parallel import mesh_of
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/studies").glob("*.py") if p.stem[0] != "_")
 
-# Half a minute or more of compiling each. Of their tasks and networks others are trained here or in the tasks' tests.
+# Half a minute or more of compiling each, or the same task and network as another here. What is left of tasks and
+# networks is trained in the tasks' tests.
 LONG = {
     *("est_quantities", "est_percent", "est_points", "est_components", "est_scaling", "escaip_curvature"),
-    *("escaip_equivariant", "proteina_targets", "proteina_gradients", "proteina_curvature", "voxmol_alignment"),
-    "voxmol_properties",
+    *("escaip_equivariant", "escaip_percent", "escaip_scaling", "proteina_targets", "proteina_gradients"),
+    *("proteina_curvature", "proteina_percent", "proteina_triangles", "voxmol_alignment", "voxmol_augmentation"),
+    *("voxmol_properties", "voxmol_scaling"),
 }
 
 
