@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from equiscale import actions, checks
 from equiscale.actions import Segments
 from equiscale.average import average_over_group
-from equiscale.decomposition import SQUARED_ERROR, VALUES, Decomposition
+from equiscale.decomposition import EXAMPLE_VALUES, SQUARED_ERROR, VALUES, Decomposition
 from equiscale.losses import Loss, mask_leaves, square_norm
 from equiscale.measures import Measure
 from equiscale.reduce import AxisName, Moments, by_cluster
@@ -141,7 +141,7 @@ def decompose(
     moments = Moments.of(*by_cluster(rows, weight > 0, clusters)).psum(axis_name)
     result = Decomposition(
         moments,
-        {name: values[name] for name in ("total", "mean", "equiv", "floor")} if per_example else None,
+        {"weight": weight} | {name: values[name] for name in EXAMPLE_VALUES} if per_example else None,
         measure=measure.name,
         estimator=estimator_name(measure, plug_in, loss),
         loss=SQUARED_ERROR if loss is None else loss.name,

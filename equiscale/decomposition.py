@@ -15,6 +15,9 @@ SQUARED_ERROR = "squared error"
 # What is kept of each example, times its weight; `weight` itself first.
 VALUES = ("weight", "total", "mean", "equiv", "signal", "floor", "irreducible")
 
+# What `per_example` holds besides the weight, not multiplied by it.
+EXAMPLE_VALUES = ("total", "mean", "equiv", "floor")
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Decomposition:
     """A decomposed loss: a pytree of moments, with the reported numbers as properties.
 
     Add two to get that of the union of their examples. Losses are per component, averaged over examples by weight;
-    percentages are 0 to 100. `per_example` holds the rows behind it (`total`, `mean`, `equiv`, `floor`, each
-    `[batch]`) where they were asked for.
+    percentages are 0 to 100. `per_example` holds the rows behind it (`weight`, `total`, `mean`, `equiv`, `floor`,
+    each `[batch]`) where they were asked for.
     """
 
     moments: Moments

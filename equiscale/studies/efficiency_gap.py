@@ -4,15 +4,14 @@ The training-dynamics paper weighs the loss penalty of imperfect symmetry agains
 parts: the speed of a step, and how much a step teaches. Arms are curves as `sweep_report.mean_curve` makes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from equiscale.studies.crossings import NEVER, Interval, first_reached, value_at
 from equiscale.studies.figures import COSTS, Rows, column
-
-DRAWS = 1_000
+from equiscale.studies.paired import ByExample, draw_losses, in_pairs
 
 
 class Match(NamedTuple):
@@ -46,31 +45,34 @@ class Gap(NamedTuple):
     penalty: Interval  # equiv = total - mean of the plain arm at its end
     reached: Interval  # the step at which the equivariant arm gets to the plain arm's last loss
     break_even: Mapping[str, BreakEven]
+    paired: bool  # whether intervals are of the same examples, drawn together
 
 
-def efficiency_gap(names: tuple[str, str], plain: Rows, equivariant: Rows, seed: int = 0) -> Gap:
-    """Compare two curves. Draws for the intervals move each curve as a whole by its standard error, independently.
+def efficiency_gap(
+    names: tuple[str, str],
+    plain: Rows,
+    equivariant: Rows,
+    losses: tuple[ByExample | None, ByExample | None] = (None, None),
+) -> Gap:
+    """Compare two curves; `losses` are those behind their rows, example by example, for intervals of pairs.
 
-    Arms that are measured on the same examples err alike, so intervals are too wide rather than too narrow. Raises
-    ValueError for an arm that was not measured after its start, and for losses that are not positive.
+    Without them each curve is moved as a whole by its standard error; since arms that are measured on the same examples
+    err alike, such intervals are too wide rather than too narrow. Raises ValueError for an arm that was not measured
+    after its start, and for losses that are not positive.
     """
     for name, rows in zip(names, (plain, equivariant), strict=True):
         if sum(row["step"] > 0 for row in rows) < 2:
             raise ValueError(f"{name} has fewer than 2 evaluations after its start: nothing to compare")
         if not (column(rows, "total") > 0).all():
             raise ValueError(f"{name} has losses that are not positive: their logarithms cannot be compared")
-    rng = np.random.default_rng(seed)
-    drawn = rng.standard_normal((DRAWS, 2))
+    drawn = draw_losses((plain, equivariant), losses)
     costs = [cost for cost in COSTS if all(cost in row for rows in (plain, equivariant) for row in rows)]
     ends = {cost: (plain[-1][cost], equivariant[-1][cost]) for cost in costs}
     steps = column(equivariant, "step")
 
-    def reach(z: tuple[float, float]) -> float:
-        return first_reached(steps, _moved(equivariant, z[1]), _moved(plain, z[0])[-1])
-
-    nowhere = (0.0, 0.0)
-    times = np.array([reach(z) for z in drawn])
-    reached = Interval.of(reach(nowhere), times)
+    measured = [column(rows, "total") for rows in (plain, equivariant)]
+    times = np.array([first_reached(steps, b, a[-1]) for a, b in zip(*drawn, strict=True)])
+    reached = Interval.of(first_reached(steps, measured[1], measured[0][-1]), times)
     n_plain, n_equivariant = plain[-1]["step"], equivariant[-1]["step"]
     break_even = {}
     for cost in (c for c in costs if c != "step"):
@@ -82,28 +84,19 @@ def efficiency_gap(names: tuple[str, str], plain: Rows, equivariant: Rows, seed:
     error = 1.96 * last["equiv_stderr"]
     penalty = Interval(last["equiv"], last["equiv"] - error, last["equiv"] + error)
     matches = {cost: _match(cost, plain, equivariant, drawn) for cost in costs}
-    return Gap(names, (n_plain, n_equivariant), matches, last["total"], penalty, reached, break_even)
+    return Gap(names, (n_plain, n_equivariant), matches, last["total"], penalty, reached, break_even, in_pairs(losses))
 
 
-def _moved(rows: Rows, z: float) -> np.ndarray:
-    """Losses, moved by z standard errors in the logarithm."""
-    total = column(rows, "total")
-    return total * np.exp(z * column(rows, "total_stderr") / total)
-
-
-def _match(cost: str, plain: Rows, equivariant: Rows, drawn: np.ndarray) -> Match | None:
-    arms = [[row for row in rows if row[cost] > 0] for rows in (plain, equivariant)]
-    x = [column(rows, cost) for rows in arms]
+def _match(cost: str, plain: Rows, equivariant: Rows, drawn: Sequence[np.ndarray]) -> Match | None:
+    costs = [column(rows, cost) for rows in (plain, equivariant)]
+    spent = [x > 0 for x in costs]  # curves are log-log
+    x = [x[some] for x, some in zip(costs, spent, strict=True)]
     at = min(x[0][-1], x[1][-1])
     if at < max(x[0][0], x[1][0]):
         return None
-
-    def losses(z) -> list[float]:
-        return [value_at(x[i], _moved(arms[i], z[i]), at) for i in range(2)]
-
-    a, b = losses((0.0, 0.0))
-    pairs = np.array([losses(z) for z in drawn])
-    return Match(float(at), a, b, Interval.of(b / a, pairs[:, 1] / pairs[:, 0]), float(at / x[0][-1]))
+    a, b = (value_at(x[i], column(rows, "total")[spent[i]], at) for i, rows in enumerate((plain, equivariant)))
+    pairs = [np.array([value_at(x[i], curve[spent[i]], at) for curve in drawn[i]]) for i in range(2)]
+    return Match(float(at), a, b, Interval.of(b / a, pairs[1] / pairs[0]), float(at / x[0][-1]))
 
 
 UNITS = {"step": "steps", "flop": "FLOP", "train_seconds": "seconds of training"}

@@ -11,15 +11,19 @@ from matplotlib.figure import Figure
 from equiscale.studies.crossings import NEVER
 from equiscale.studies.efficiency_gap import EQUAL, UNITS, Gap, efficiency_gap, paragraph
 from equiscale.studies.figures import COLOURS, Rows, cost_panel
+from equiscale.studies.paired import ByExample
 from equiscale.studies.report import save_figure, table, write_csv
 
 HEADING = "Would it pay?"
 NUMBERS = ("at", "plain", "equivariant", "ratio", "cost_of_a_step", "margin")  # of the table, in order
+PAIRED = "by drawing validation examples, the same for both arms, and moving each by the spread of its seeds"
+INDEPENDENT = (
+    "from standard errors over validation examples and seeds; both arms are measured on the same examples and their "
+    "errors are drawn independently, so ranges of ratios are too wide rather than too narrow"
+)
 NOTE = (
-    "<p>Ranges are 95 % intervals from standard errors over validation examples and seeds; both arms are measured on "
-    "the same examples and their errors are drawn independently, so ranges of ratios are too wide rather than too "
-    "narrow. Between evaluations losses are interpolated log-log, beyond them never. A loss before a run's end is of a "
-    "schedule that was going on: a run that ended there would have a lower one.</p>"
+    "<p>Ranges are 95 % intervals {how}. Between evaluations losses are interpolated log-log, beyond them never. A "
+    "loss before a run's end is of a schedule that was going on: a run that ended there would have a lower one.</p>"
 )
 
 
@@ -72,10 +76,15 @@ def _gains(gap: Gap) -> list[tuple[str, float, float, float]]:
 
 
 def section(
-    workdir: pathlib.Path, names: tuple[str, str], plain: Rows, equivariant: Rows, title: str
+    workdir: pathlib.Path,
+    names: tuple[str, str],
+    plain: Rows,
+    equivariant: Rows,
+    title: str,
+    losses: tuple[ByExample | None, ByExample | None] = (None, None),
 ) -> tuple[tuple[str, str], str]:
     """The section of a report as heading and body, and the sentence that answers; figure and CSV beside the report."""
-    gap = efficiency_gap(names, plain, equivariant)
+    gap = efficiency_gap(names, plain, equivariant, losses)
     figure = gap_figure(gap, plain, equivariant, title)
     image = save_figure(figure, workdir / "efficiency_gap.png")
     figure.savefig(workdir / "efficiency_gap.pdf")
@@ -85,7 +94,8 @@ def section(
     header = ("at equal", "cost", *names, "ratio", "cost of a step", "may be times as much")
     lines = [(UNITS[row["cost"]], *(_text(row, name) for name in NUMBERS)) for row in rows]
     text = html.escape(" ".join(sentences))
-    return (HEADING, f"{image}<p>{text}</p>{table(header, lines)}{NOTE}"), sentences[0]
+    note = NOTE.format(how=PAIRED if gap.paired else INDEPENDENT)
+    return (HEADING, f"{image}<p>{text}</p>{table(header, lines)}{note}"), sentences[0]
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

@@ -23,6 +23,7 @@ from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.ends_figure import ends_figure
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
+from equiscale.studies.paired import in_pairs, last_ratio, read_losses
 from equiscale.studies.property_report import properties_figure, properties_table, property_rows
 from equiscale.studies.report import percent_text, save_figure, table, write_csv, write_report
 from equiscale.studies.sweep import Progress, Study
@@ -108,6 +109,17 @@ def curves_of(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[s
     return curves
 
 
+def folders_of(
+    workdir: pathlib.Path, runs: Mapping[str, Progress], labels: Mapping[str, str]
+) -> dict[str, list[pathlib.Path]]:
+    """The folders of the runs whose curves `curves_of` gives."""
+    folders: dict[str, list[pathlib.Path]] = {}
+    for name, found in runs.items():
+        if found.rows:
+            folders.setdefault(labels[name], []).append(workdir / "runs" / name)
+    return folders
+
+
 def write(
     workdir: pathlib.Path, study: Study, found: Mapping[str, Progress], failed: Mapping[str, str], command: str
 ) -> pathlib.Path:
@@ -127,7 +139,10 @@ def write(
             figures["components"] = components_figure(arms, study.heading)
     if study.against:
         figures["ends"] = ends_figure(study, arms)
+    folders = folders_of(workdir, found, labels)
     rows = [_last(arm, curve) for arm, curve in arms.items()]
+    if len(study.tasks) == 1:
+        rows = [row | _over_first(arms, row["arm"], folders) for row in rows]
     write_csv(workdir / "results.csv", rows)
     images = {}
     for name, figure in figures.items():
@@ -148,7 +163,7 @@ def write(
     sections.append(time_to_equivariance.section(workdir, curves_of(found, labels)))
     answers = []
     if study.compare:
-        section, answer = would_it_pay(workdir, study, arms)
+        section, answer = would_it_pay(workdir, study, arms, folders)
         sections.append(section)
         answers += [answer] if answer else []
     if study.fit:
@@ -193,13 +208,16 @@ def _having(score: str, study: Study, found: Mapping[str, Progress]) -> dict[str
     return curves
 
 
-def would_it_pay(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows]) -> tuple[tuple[str, str], str]:
+def would_it_pay(
+    workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], folders: Mapping[str, Sequence[pathlib.Path]]
+) -> tuple[tuple[str, str], str]:
     """The section that compares two arms, or why it cannot, and its answer in a sentence."""
     try:
         if missing := [name for name in study.compare if name not in arms]:
             raise ValueError(f"{missing[0]} has not been measured yet")
         pair = [arms[name] for name in study.compare]
-        return efficiency_gap_report.section(workdir, tuple(study.compare), *pair, study.heading)
+        losses = tuple(read_losses(folders[name], [row["step"] for row in arms[name]]) for name in study.compare)
+        return efficiency_gap_report.section(workdir, tuple(study.compare), *pair, study.heading, losses)
     except ValueError as error:
         return (efficiency_gap_report.HEADING, f"<p>{html.escape(f'Not to be told: {error}.')}</p>"), ""
 
@@ -213,10 +231,23 @@ def _last(arm: str, curve: Rows) -> dict[str, Any]:
     return row | {f"first_step_under_{level:g}_percent": first_below(curve, level) for level in LEVELS}
 
 
+def _over_first(arms: Mapping[str, Rows], arm: str, folders: Mapping[str, Sequence[pathlib.Path]]) -> dict[str, Any]:
+    """The last loss of an arm over that of the first, with its interval; nothing for the first itself."""
+    first = next(iter(arms))
+    if arm == first:
+        return {}
+    names = (arm, first)
+    losses = tuple(read_losses(folders[name], [arms[name][-1]["step"]]) for name in names)
+    found = last_ratio(tuple(arms[name] for name in names), losses)
+    ends = {"over_first_low": found.low, "over_first_high": found.high}
+    return {"over_first": found.value, **ends, "over_first_paired": in_pairs(losses)}
+
+
 def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
     header = ("arm", "seeds", "step", "total loss", "twirled", "% from equivariance error", "untrained")
     more = {name: title for name, title in MORE_VALUES.items() if any(name in row for row in rows)}
-    header += tuple(more.values())
+    compared = any("over_first" in row for row in rows)
+    header += (f"loss over that of {rows[0]['arm']}",) * compared + tuple(more.values())
     lines = []
     for row in rows:
         curve = arms[row["arm"]]
@@ -229,10 +260,22 @@ def _table(rows: Sequence[Mapping[str, Any]], arms: Mapping[str, Rows]) -> str:
                 f"{row['mean']:.4g}",
                 percent_text(curve[-1]),
                 percent_text(curve[0]),
+                *((_ratio_text(row),) * compared),
                 *(f"{row[name]:.3g} ± {2 * row[f'{name}_stderr']:.1g}" if name in row else "" for name in more),
             )
         )
-    return table(header, lines) + "<p>± are two standard errors over validation examples and seeds.</p>"
+    note = "± are two standard errors over validation examples and seeds"
+    if compared:
+        paired = all(row["over_first_paired"] for row in rows if "over_first" in row)
+        how = "examples of both arms drawn together" if paired else "errors of arms drawn independently: too wide"
+        note += f"; ranges of ratios are 95 % intervals, {how}"
+    return f"{table(header, lines)}<p>{note}.</p>"
+
+
+def _ratio_text(row: Mapping[str, Any]) -> str:
+    if "over_first" not in row:
+        return "1"
+    return f"{row['over_first']:.3g} ({row['over_first_low']:.3g} to {row['over_first_high']:.3g})"
 
 
 def _sentences(study: Study, arms: Mapping[str, Rows]) -> list[str]:

@@ -1,5 +1,6 @@
 """The validation measurements of a task, spread over all devices: examples first, then group elements."""
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Mapping
@@ -16,13 +17,23 @@ from equiscale.training.devices import evaluation_mesh, everywhere, spread_examp
 
 
 def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
-    """params -> the decomposition over all validation batches, to rounding the same on any number of devices."""
-    run, place, place_params = _spread(task.evaluate, task.validation[0], mesh)
+    """params -> the decomposition over all validation batches, to rounding the same on any number of devices.
+
+    It has its examples' rows, on the host, in the order of the batches.
+    """
+
+    def measure(params, batch, **axes):
+        d = task.evaluate(params, batch, per_example=True, **axes)
+        return dataclasses.replace(d, per_example=None), d.per_example
+
+    run, place, place_params = _spread(measure, task.validation[0], mesh)
     batches = [place(batch) for batch in task.validation]
 
     def evaluate(params):
         params = place_params(params)
-        return functools.reduce(operator.add, (run(params, batch) for batch in batches))
+        found = [run(params, batch) for batch in batches]
+        parts = [dataclasses.replace(d, per_example=jax.device_get(rows)) for d, rows in found]
+        return functools.reduce(operator.add, parts)
 
     return evaluate
 
@@ -30,9 +41,9 @@ def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
 def make_gradients(task: Task, n_examples: int, mesh: Mesh) -> Callable[[Any], Gradients]:
     """params -> gradients of the components on the first validation examples."""
     few = first_of(task.validation[0], n_examples)
-    run, place, place_params = _spread(task.gradients, few, mesh)
+    run, place, place_params = _spread(lambda *given, **axes: (task.gradients(*given, **axes), None), few, mesh)
     few = place(few)
-    return lambda params: run(place_params(params), few)
+    return lambda params: run(place_params(params), few)[0]
 
 
 def make_score(task: Task, score: Score, mesh: Mesh) -> Callable[[Any], Mapping[str, Any]]:
@@ -52,7 +63,10 @@ def make_score(task: Task, score: Score, mesh: Mesh) -> Callable[[Any], Mapping[
 
 
 def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callable, Callable]:
-    """`measure(params, batch)` on all devices, and what puts a batch and parameters there."""
+    """`measure(params, batch) -> (sums, rows)` on all devices, and what puts a batch and parameters there.
+
+    `sums` are of all examples of the batch, `rows` one an example.
+    """
     if mesh.size == 1:
         return jax.jit(measure), lambda batch: batch, lambda params: params
     axes = evaluation_mesh(mesh, len(jax.tree.leaves(batch)[0]))
@@ -60,7 +74,8 @@ def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callab
     def on_device(params, batch):
         return measure(params, batch, axis_name="data", element_axis="element")
 
-    run = jax.jit(jax.shard_map(on_device, mesh=axes, in_specs=(P(), P("data")), out_specs=P()))
+    mapped = jax.shard_map(on_device, mesh=axes, in_specs=(P(), P("data")), out_specs=(P(), P("data")))
+    run = jax.jit(mapped, out_shardings=NamedSharding(axes, P()))  # rows, too, are known to every process
 
     def place(batch):
         return jax.device_put(batch, NamedSharding(axes, P("data")))

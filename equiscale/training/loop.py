@@ -98,7 +98,7 @@ def train(
                 rates = speed(seconds, done, done * settings.batch_size, flops, peak_flops(mesh))
                 steps_then, seconds_then, flops = step, spent.seconds["train"], 0
                 row |= {"skipped": int(state.skipped), "seconds": time.perf_counter() - began}
-                log.write(row | {"spent": spent.rounded(), **rates})
+                log.write(row | {"spent": spent.rounded(), **rates}, d.per_example)
                 with spent.on("save"):
                     checkpoints.save(saved, state, total=row["total"])
                 bar.set_postfix(_shown(row, rates))

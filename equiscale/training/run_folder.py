@@ -1,7 +1,8 @@
 """A run's folder: what was asked (config.json), with what (versions.json), what was measured (metrics.jsonl).
 
 `metrics.jsonl` holds one JSON object a line, one per evaluation, in the order of steps; a run that goes on after an
-interruption first drops the rows beyond the checkpoint it goes on from, so no row is lost or doubled.
+interruption first drops the rows beyond the checkpoint it goes on from, so no row is lost or doubled. `examples/`
+holds the losses behind each row, validation example by validation example, so that runs can be compared in pairs.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from equiscale.training.tensorboard import TensorBoard
 
+EXAMPLES = "examples"
 PACKAGES = ("equiscale", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "rdkit")
 
 
@@ -124,9 +127,12 @@ class MetricLog:
     def has(self, step: int) -> bool:
         return any(row["step"] == step for row in self.rows)
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any], examples: Mapping[str, np.ndarray]) -> None:
+        """Append a row and keep its `examples`, which are there before the row is."""
         self.rows.append(row)
         if jax.process_index() == 0:
+            with _naming(self.path.parent / EXAMPLES):
+                write_examples(self.path.parent, row["step"], examples)
             with _naming(self.path), self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
@@ -141,6 +147,24 @@ def _naming(path: pathlib.Path):
         yield
     except OSError as error:
         raise OSError(f"{path} cannot be written ({error}); checkpoints saved so far are kept") from error
+
+
+def write_examples(folder: pathlib.Path, step: int, examples: Mapping[str, np.ndarray]) -> None:
+    """Losses of each example at a step, whole or not at all: `weight`, `total`, `mean`, ... `[n]`."""
+    (folder / EXAMPLES).mkdir(exist_ok=True)
+    partial = folder / EXAMPLES / f"{step}.partial"
+    with partial.open("wb") as file:
+        np.savez(file, **examples)
+    partial.replace(partial.with_suffix(".npz"))
+
+
+def read_examples(folder: pathlib.Path, step: int) -> dict[str, np.ndarray] | None:
+    """What `write_examples` wrote; None where a run has none, as those of earlier versions."""
+    path = pathlib.Path(folder) / EXAMPLES / f"{step}.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def test_a_report_answers_or_says_why_not(tmp_path):
     assert "No law of the loss (small): their folders do not say how many examples." in page
     assert "No law of the percent (large): none of its runs is finished." in page
     assert not (tmp_path / "scaling_law.csv").exists()
-    (_, body), answer = sweep_report.would_it_pay(tmp_path, study._replace(compare=("large", "small")), {})
+    (_, body), answer = sweep_report.would_it_pay(tmp_path, study._replace(compare=("large", "small")), {}, {})
     assert body == "<p>Not to be told: large has not been measured yet.</p>" and answer == ""
     (tmp_path / "runs" / study.runs()[0].name / "sizes.json").write_text('{"model.preset": "small"}')
     with pytest.raises(ValueError, match=r"model\.preset='small' is no number"):

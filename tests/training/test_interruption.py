@@ -83,8 +83,8 @@ def test_sigterm_saves_and_leaves_and_the_handler_before_comes_back(tmp_path, mo
     straight = loop.train(toy_task(), SETTINGS, tmp_path / "whole", title="toy")
     write = MetricLog.write
 
-    def write_and_ask(log, row):
-        write(log, row)
+    def write_and_ask(log, row, examples):
+        write(log, row, examples)
         if row["step"] == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -8,7 +8,7 @@ from equiscale.tasks.task import Pair, Streamed, Task
 from equiscale.training import loop
 from equiscale.training.devices import make_mesh
 from equiscale.training.instruments import make_instruments
-from equiscale.training.run_folder import MetricLog, open_run, read_metrics
+from equiscale.training.run_folder import MetricLog, open_run, read_examples, read_metrics
 from equiscale.training.settings import Settings, evaluation_steps
 
 SETTINGS = Settings(steps=12, batch_size=4, learning_rate=1e-2, warmup=2, evaluations=5)
@@ -61,6 +61,10 @@ def test_evaluates_before_the_update_at_log_spaced_steps(tmp_path):
     assert rows[0]["n_examples"] == 12 and rows[0]["training_loss"] is None
     assert rows[-1]["total"] < rows[0]["total"] and int(state.step) == 12
     assert rows[0]["measure"] == "so3.coset(12)"
+    for row in rows:  # what is kept of the examples adds up to the row
+        examples = read_examples(tmp_path, row["step"])
+        for name in ("total", "mean", "equiv"):
+            assert np.average(examples[name], weights=examples["weight"]) == pytest.approx(row[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("train", ["arrays", "stream", "buckets", "streamed buckets"])
@@ -171,7 +175,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_a_folder_of_another_config_is_refused_with_the_difference(tmp_path):
     open_run(tmp_path / "run", {"seed": 1})  # what it was started with failed before anything was measured
     open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 5, "shape": (1, 2)}})
-    MetricLog(tmp_path / "run", up_to_step=0).write({"step": 0})
+    MetricLog(tmp_path / "run", up_to_step=0).write({"step": 0}, {})
     open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 5, "shape": (1, 2)}})
     with pytest.raises(ValueError, match=r"training.steps: 5 in the folder, 6 asked for"):
         open_run(tmp_path / "run", {"seed": 0, "training": {"steps": 6, "shape": (1, 2)}})

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from equiscale.training import loop
 from equiscale.training.devices import evaluation_mesh, state_shardings
 from equiscale.training.instruments import make_instruments
-from equiscale.training.run_folder import read_metrics
+from equiscale.training.run_folder import read_examples, read_metrics
 from tests.training.test_loop import SETTINGS, toy_task
 
 BASE = SETTINGS._replace(batch_size=8, ema_decay=0.9, clip=50.0)
@@ -53,7 +53,7 @@ def alone(tmp_path_factory):
     task, mesh = wide_task(), mesh_of(1)
     instruments = make_instruments(("gradients",), task, mesh, examples=4)
     state = loop.train(task, BASE, folder, title="alone", mesh=mesh, instruments=instruments)
-    return jax.device_get(state), read_metrics(folder)
+    return jax.device_get(state), read_metrics(folder), read_examples(folder, BASE.steps)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -64,7 +64,7 @@ def test_the_same_numbers(name, alone, tmp_path):
     state = loop.train(task, settings, tmp_path, title=name, mesh=mesh, instruments=instruments)
     spread = not state.params["a"].sharding.is_fully_replicated
     assert spread == settings.fsdp
-    wanted, rows = alone
+    wanted, rows, examples = alone
     for part in ("params", "ema"):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), getattr(state, part), getattr(wanted, part)
@@ -73,6 +73,8 @@ def test_the_same_numbers(name, alone, tmp_path):
         for key in ("total", "percent", "percent_stderr", "n_examples"):
             np.testing.assert_allclose(got[key], row[key], rtol=2e-3)
         np.testing.assert_allclose(got["gradients"]["gradient_purity"], row["gradients"]["gradient_purity"], rtol=2e-2)
+    for name, found in read_examples(tmp_path, BASE.steps).items():
+        np.testing.assert_allclose(found, examples[name], rtol=2e-2, atol=1e-12)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(alone, tmp_path):
