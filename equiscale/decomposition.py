@@ -1,6 +1,7 @@
 """The result of a decomposition: moments over examples, and every reported number as a ratio of them."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -140,23 +141,22 @@ class Decomposition:
         names += ["percent_stderr", "floor", "below_floor", "signal_relative", "identity_error", "n_examples"]
         if self.irreducible_from is not None:
             names += ["percent_reducible", "percent_reducible_stderr"]
-        return {name: getattr(self, name).item() for name in names} | self._labels()
+        numbers = _numbers(dataclasses.replace(self, per_example=None), tuple(names))
+        return {name: value.item() for name, value in jax.device_get(numbers).items()} | self._labels()
 
     def check(self, tolerance: float = 1e-3) -> "Decomposition":
         """Refuse a result that is not finite or does not add up; returns itself. For use outside `jit`.
 
         Raises FloatingPointError naming the numbers.
         """
-        numbers = {name: float(getattr(self, name)) for name in ("total", "mean", "equiv")}
-        if self.moments.count == 0:
+        r = self.record()
+        numbers = {name: r[name] for name in ("total", "mean", "equiv")}
+        if r["n_examples"] == 0:
             raise ValueError("no example has any weight: the mask or the weights are empty")
         if not all(map(math.isfinite, numbers.values())):
             raise FloatingPointError(f"the decomposed loss is not finite: {numbers}")
-        allowed = tolerance + float(self.floor) / 100
-        if numbers["total"] > 0 and float(self.identity_error) > allowed:
-            raise FloatingPointError(
-                f"total = mean + equiv fails by {float(self.identity_error):.1e} of the total: {numbers}"
-            )
+        if numbers["total"] > 0 and r["identity_error"] > tolerance + r["floor"] / 100:
+            raise FloatingPointError(f"total = mean + equiv fails by {r['identity_error']:.1e} of the total: {numbers}")
         return self
 
     def __str__(self) -> str:
@@ -167,6 +167,12 @@ class Decomposition:
             f"total {r['total']:.5g} = mean {r['mean']:.5g} + equiv {r['equiv']:.5g}; "
             f"{r['measure']}, {r['estimator']}, {r['n_examples']:.0f} examples"
         )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _numbers(d: Decomposition, names: tuple[str, ...]) -> dict[str, Array]:
+    """Properties by name, in one program rather than dozens of small ones."""
+    return {name: getattr(d, name) for name in names}
 
 
 def _combination(values: str | dict[str, float]) -> Float[Array, " v"]:
