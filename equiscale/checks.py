@@ -72,6 +72,7 @@ def check_symmetry(
                 )
 
 
+@jax.jit
 def squared_distance(a: Any, b: Any) -> Any:
     """|a - b|^2 over all leaves and examples together."""
     return sum(jnp.square(x - y).sum() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
@@ -81,8 +82,9 @@ def _relative(a: Any, b: Any) -> float:
     """|a - b| / |b| over floating leaves."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     floats = [(x, y) for x, y in pairs if jnp.issubdtype(y.dtype, jnp.floating)]
-    over = sum(float(jnp.square(x - y).sum()) for x, y in floats)
-    return (over / max(sum(float(jnp.square(y).sum()) for _, y in floats), 1e-30)) ** 0.5
+    a, b = [x for x, _ in floats], [y for _, y in floats]
+    over, under = float(squared_distance(a, b)), float(squared_distance(b, [0.0] * len(b)))
+    return (over / max(under, 1e-30)) ** 0.5
 
 
 def check_same_shapes(prediction: Any, target: Any) -> None:
@@ -107,12 +109,17 @@ def check_finite(tree: Any, what: str, mask: list[Any] | None = None) -> None:
         if not is_known(leaf) or not is_known(kept) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
         with jax.ensure_compile_time_eval():  # a constant of a traced function is known too
-            bad = ~jnp.isfinite(leaf) & (jnp.asarray(kept) != 0)
-            if bad.any():
+            if _any_bad(leaf, kept):
+                bad = ~jnp.isfinite(leaf) & (jnp.asarray(kept) != 0)
                 raise ValueError(
                     f"{what}{_at(path)} holds {int(bad.sum())} values that are NaN or infinite, the first at index "
                     f"{[int(i) for i in jnp.argwhere(bad)[0]]}"
                 )
+
+
+@jax.jit
+def _any_bad(leaf: Any, kept: Any) -> jax.Array:
+    return jnp.any(~jnp.isfinite(leaf) & (jnp.asarray(kept) != 0))
 
 
 def is_known(leaf: Any) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import actions, checks
@@ -268,7 +269,7 @@ def check_prediction(sym: Symmetry, z, y, loss: Loss | None, error, n: int, segm
 
 
 def _check_predictions_finite(total: Array, weight: Array) -> None:
-    bad = jnp.flatnonzero(~jnp.isfinite(total) & (weight > 0))
+    bad = np.flatnonzero(~np.isfinite(total) & (np.asarray(weight) > 0))
     if bad.size:
         raise ValueError(
             f"f returned NaN or infinity (or its loss overflows) for {bad.size} of {total.size} examples, the first "

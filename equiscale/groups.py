@@ -99,13 +99,7 @@ class Group:
             offered = ", ".join(map(str, orders)) or "none"
             raise ValueError(f"{self.name} has no coset({order}); subgroup orders offered: {offered}")
         check_count(n, "n")
-        subgroup = orders[order]
-
-        def draw(key):
-            h = to_device(subgroup())
-            r = jax.vmap(self.random)(jax.random.split(key, n))
-            return jax.vmap(lambda r: jax.vmap(lambda h: self.multiply(h, r))(h))(r)
-
+        draw = functools.partial(_draw_cosets, self, orders[order], n)
         name = f"{self.name}.coset({order})" if n == 1 else f"{self.name}.coset({order}, n={n})"
         return Measure(name, self, n_units=n, unit_size=order, draw=draw)
 
@@ -158,6 +152,13 @@ def _with_inversion(proper: Callable[[], np.ndarray]) -> Callable[[], np.ndarray
 def _orthogonal_nodes(degree: int) -> tuple[np.ndarray, np.ndarray]:
     nodes, weights = rotations.nodes(degree)
     return np.concatenate([nodes, -nodes]), np.concatenate([weights, weights]) / 2
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw_cosets(group: Group, subgroup: Callable[[], np.ndarray], n: int, key: jax.Array) -> Element:
+    h = to_device(subgroup())
+    r = jax.vmap(group.random)(jax.random.split(key, n))
+    return jax.vmap(lambda r: jax.vmap(lambda h: group.multiply(h, r))(h))(r)
 
 
 def _uniform_choice(elements: Callable[[], np.ndarray]) -> Callable[[jax.Array], jax.Array]:

@@ -1,6 +1,7 @@
 """Measures: named ways to draw the group elements that one example is averaged over."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +43,13 @@ class Measure:
 
 def independent(group: "Group", name: str, random: Callable, n: int) -> Measure:
     """`n` independent draws by `random(key)`: each is a unit of its own."""
+    return Measure(name, group, n_units=n, unit_size=1, draw=functools.partial(_draw, random, n))
 
-    def draw(key):
-        g = jax.vmap(random)(jax.random.split(key, n))
-        return jax.tree.map(lambda a: a[:, None], g)
 
-    return Measure(name, group, n_units=n, unit_size=1, draw=draw)
+# Draws are one program each: a plain call would compile every operation of theirs on its own.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw(random: Callable, n: int, key: jax.Array) -> Any:
+    return jax.tree.map(lambda a: a[:, None], jax.vmap(random)(jax.random.split(key, n)))
 
 
 def listed(group: "Group", name: str, elements: np.ndarray, weights: np.ndarray | None = None) -> Measure:

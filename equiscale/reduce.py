@@ -32,15 +32,16 @@ class Moments:
     mean: Float[Array, " v"]
     comoment: Float[Array, "v v"]
 
-    @classmethod
-    def of(cls, values: Float[Array, "n v"], present: Bool[Array, " n"]) -> "Moments":
+    @staticmethod
+    @jax.jit
+    def of(values: Float[Array, "n v"], present: Bool[Array, " n"]) -> "Moments":
         """Moments of the rows of `values` that are `present`."""
         weight = present.astype(values.dtype)
         values = jnp.where(present[:, None], values, 0)
         count = weight.sum()
         mean = values.sum(0) / jnp.maximum(count, 1)
         deviation = jnp.where(present[:, None], values - mean, 0)
-        return cls(count, mean, _gram(deviation))
+        return Moments(count, mean, _gram(deviation))
 
     def __add__(self, other: "Moments") -> "Moments":
         return jax.tree.map(lambda a, b: jnp.stack([a, b]), self, other)._merged(lambda x: x.sum(0))

@@ -90,6 +90,7 @@ def compose_matrices(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=HIGHEST)
 
 
+@jax.jit
 def random_rotation(key: jax.Array) -> jax.Array:
     """A Haar-distributed rotation matrix `[3, 3]`, from a uniform unit quaternion."""
     q = jax.random.normal(key, (4,))

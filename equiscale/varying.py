@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 def varying_zero(tree: Any) -> Array:
     """A 0 that varies over exactly the device axes that `tree` varies over (whatever its values, NaN included)."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array) and leaf.size]
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.core.Tracer) and leaf.size]
     false = sum((jnp.ravel(leaf)[0] != jnp.ravel(leaf)[0]) & False for leaf in leaves)
     return jnp.asarray(false, jnp.float32)
 

@@ -9,8 +9,8 @@ The n-fold test: two stars of n spokes, turned against each other, are learned t
 no equivariant network can do better than 50 %. Beside the accuracy of the best and the last epoch stands that of the
 trained network with its sampling points turned, which for an equivariant network is the same. And the cross product of
 two vectors, which networks out of point-wise operations cannot represent: the share of its variance they explain.
-Writes expressiveness.json and expressiveness.png into --output, and what it has found so far into rows.json, from where
-it goes on when started again.
+Writes expressiveness.json and expressiveness.png into --output, and what it has found so far into rows.json and
+cross_products.json, from where it goes on when started again.
 """
 
 import pathlib
@@ -48,10 +48,7 @@ def main(argv):
         output = pathlib.Path(OUTPUT.value)
         output.mkdir(parents=True, exist_ok=True)
         rows = measured(networks, degrees, folds, output)
-        crossed = {
-            kind: float(expressiveness.cross_product(make(kind, degrees[0]), jax.random.key(0)))
-            for kind in tqdm(NETWORKS.value, desc="cross product", unit="network")
-        }
+        crossed = cross_products(degrees[0], output)
     write_json(output / "expressiveness.json", {"n_fold": rows, "cross_product": crossed})
     n_fold_figure(rows).savefig(output / "expressiveness.png", dpi=150)
     print("\nRight answers in %, best epoch / last / last with turned points; ± standard error over seeds")
@@ -78,6 +75,18 @@ def measured(networks, degrees, folds, output):
     for row in found:
         kept.add(row)
     return sorted(kept.rows, key=lambda row: (list(KINDS).index(row["network"]), row["degree"], row["n"]))
+
+
+def cross_products(degree, output):
+    """The share that each network explains, in the order of --networks."""
+    kept = KeptRows(output / "cross_products.json", {"points": POINTS.value, "channels": CHANNELS.value})
+    for kind in tqdm(NETWORKS.value, desc="cross product", unit="network"):
+        of = {"network": kind, "degree": degree}
+        if not kept.has(of):
+            explained = float(expressiveness.cross_product(make(kind, degree), jax.random.key(0)))
+            kept.add(of | {"explained": explained})
+    found = {row["network"]: row["explained"] for row in kept.rows if row["degree"] == degree}
+    return {kind: found[kind] for kind in NETWORKS.value}
 
 
 def make(kind: str, degree: int):

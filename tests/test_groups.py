@@ -99,7 +99,7 @@ def test_quadrature_kills_every_wigner_function_up_to_its_degree(degree):
     nodes, w = rotations.nodes(degree)
     np.testing.assert_allclose(w.sum(), 1)
     for ell in range(1, degree + 1):
-        d = e3nn_jax.Irrep(ell, 1).D_from_matrix(jnp.asarray(nodes, jnp.float32))
+        d = jax.jit(e3nn_jax.Irrep(ell, 1).D_from_matrix)(jnp.asarray(nodes, jnp.float32))
         np.testing.assert_allclose(np.einsum("k,kij->ij", w, d), 0, atol=3e-6)
 
 

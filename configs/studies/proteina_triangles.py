@@ -35,6 +35,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     if scale == "paper":
         models |= {name: {"model.preset": name} for name in ("60M_triangles", "400M")}
     config.axes = (Axis("model", models), one_field("seed", *seeds))
+    config.base.evaluation.instruments = ("times",)
     if scale == "cpu":  # updates take most of the time: fewer steps, evaluations and measured chains
         config.base.training.steps, config.base.evaluation.points = 160, 5
         config.base.evaluation.molecules = config.base.evaluation.batch_size = 12

@@ -18,19 +18,10 @@ from equiscale.models.steerable_unet import SteerableUNet
 from equiscale.models.voxel_unet import VoxelUNet
 from equiscale.parameters import by_path
 from equiscale.tasks.augmentations import augment
-from equiscale.tasks.molecule_sets import (
-    Experiment,
-    Structures,
-    batches,
-    fraction_of,
-    fraction_rows,
-    load_split,
-    measured,
-    structures,
-    training_sets,
-)
+from equiscale.tasks.labelled_molecules import labelled
+from equiscale.tasks.molecule_sets import Experiment, Structures, batches, load_split, structures, training_sets
 from equiscale.tasks.property_scores import Property, property_score
-from equiscale.tasks.property_targets import describe, quantities_of, standard_of, targets_of, with_properties
+from equiscale.tasks.property_targets import describe, quantities_of
 from equiscale.tasks.task import Pair, Params, Streamed, Task
 from equiscale.tasks.voxels import add_noise, densities, grid_of, model_of
 
@@ -167,28 +158,21 @@ def from_config(
 ) -> Experiment:
     """The configured task with one of its augmentations; `encoder` reads the parameters of `config.encoder.run`.
 
-    Raises what `load_split`, `with_properties`, `model_of` and `make_task` raise, and ValueError for an `input`
+    Raises what `load_split`, `labelled`, `model_of` and `make_task` raise, and ValueError for an `input`
     that is none of `INPUTS`, or where `config.encoder.run` names a run and no `encoder` is given to read it.
     """
     if config.input not in INPUTS:
         raise ValueError(f"input {config.input!r} is none of {', '.join(INPUTS)}")
     if bool(config.encoder.run) != (encoder is not None):
         raise ValueError(f"encoder.run is {config.encoder.run!r}: give `encoder` to read it if and only if it is a run")
-    grid, names = grid_of(config), config.properties
+    grid = grid_of(config)
     split = load_split(config, grid, cache_dir)
-    train, values, left_out = with_properties(split.train, names)
-    standard = standard_of(values)  # of all there are: losses of all fractions are in one unit
-    rows = fraction_rows(len(train), config.data.fraction, config.seed)
-    train, values = fraction_of(train, config.data.fraction, config.seed), {k: v[rows] for k, v in values.items()}
-    validation, known, left_out_too = with_properties(split.validation, names)
-    validation = measured(config, validation)
-    known = {name: value[: len(validation)] for name, value in known.items()}
-    reports = (f"properties of training molecules: {left_out}", f"and of validation molecules: {left_out_too}")
+    found = labelled(config, split)
     task = make_task(
         grid,
-        training_sets(train, config.data.buckets, targets_of(values, standard)),
-        structures(validation, targets_of(known, standard)),
-        properties=describe(quantities_of(train, names), standard),
+        training_sets(found.train, config.data.buckets, found.labels),
+        structures(found.validation, found.known),
+        properties=describe(quantities_of(found.train, config.properties), found.standard),
         model=model_of(config, grid),
         head_width=config.head.width,
         head_dropout=config.head.dropout,
@@ -201,4 +185,4 @@ def from_config(
         evaluation_batch=config.evaluation.batch_size,
         seed=config.seed,
     )
-    return Experiment(task, grid, split._replace(reports=(*split.reports, *reports)), validation)
+    return Experiment(task, grid, split._replace(reports=(*split.reports, *found.reports)), found.validation)

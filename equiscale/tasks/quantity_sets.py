@@ -16,9 +16,10 @@ from equiscale.data.molecules import Molecules, centred, split
 from equiscale.data.neighbours import Edges, build
 from equiscale.data.properties import QUANTITIES
 from equiscale.data.stored_molecules import StoredMolecules
-from equiscale.tasks.molecule_sets import MoleculeSplit, fraction_of, fraction_rows, load_stored, measured
+from equiscale.tasks.labelled_molecules import labelled
+from equiscale.tasks.molecule_sets import MoleculeSplit, load_stored
 from equiscale.tasks.property_scores import Property
-from equiscale.tasks.property_targets import Standard, describe, quantities_of, standard_of, targets_of, with_properties
+from equiscale.tasks.property_targets import Standard, describe, quantities_of
 from equiscale.tasks.task import Streamed
 
 
@@ -44,20 +45,12 @@ def load(config: ConfigDict, *, k: int, cutoff: float, cache_dir: str | None = N
     """The molecules of a config, from its folder or RDKit's compounds with quantities by GFN2-xTB, as graphs of `k`
     neighbours within `cutoff` angstrom; of the same fields, the same molecules.
 
-    Molecules of which one of `config.properties` is not known are left out; the scale is that of all training
-    molecules, so that losses of all fractions of them are in one unit. Raises what `load_stored`,
-    `xtb_quantities.load`, the splits, `with_properties`, `standard_of` and `build` raise.
+    Molecules of which one of `config.properties` is not known are left out. Raises what `load_stored`,
+    `xtb_quantities.load`, the splits, `labelled` and `build` raise.
     """
-    data, names = config.data, config.properties
+    data = config.data
     found = _stored(config) if data.folder else _made(config, cache_dir)
-    train, values, left_out = with_properties(found.train, names)
-    standard = standard_of(values)
-    rows = fraction_rows(len(train), data.fraction, config.seed)
-    train, values = fraction_of(train, data.fraction, config.seed), {name: v[rows] for name, v in values.items()}
-    validation, known, left_out_too = with_properties(found.validation, names)
-    validation = measured(config, validation)
-    labels = targets_of(values, standard)
-    known = targets_of({name: value[: len(validation)] for name, value in known.items()}, standard)
+    train, labels, validation, known, standard, left_out = labelled(config, found)
     held_out, edges = graphs(validation, known, k=k, cutoff=cutoff)
     lengths = bucket_lengths(train.n_atoms, data.buckets)
     sets = []
@@ -72,13 +65,12 @@ def load(config: ConfigDict, *, k: int, cutoff: float, cache_dir: str | None = N
     units = QUANTITIES if data.folder else QUANTITIES | xtb.QUANTITIES
     reports = (
         *found.reports,
-        f"properties of training molecules: {left_out}",
-        f"and of validation molecules: {left_out_too}",
+        *left_out,
         f"{len(train):,} molecules to train on in buckets of {', '.join(map(str, lengths))} atoms, "
         f"{len(validation):,} measured",
         f"neighbours within {cutoff:g} angstrom{' of those measured' if data.folder else ''}: {edges}",
     )
-    properties = describe(quantities_of(train, names, units), standard)
+    properties = describe(quantities_of(train, config.properties, units), standard)
     return QuantitySets(sets, jax.tree.map(jnp.asarray, held_out), properties, standard, reports)
 
 

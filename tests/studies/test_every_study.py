@@ -49,6 +49,11 @@ def test_all_its_runs_can_be_made(name, tmp_path):
     assert len({job.run.name for job in jobs}) == len(jobs)
 
 
+@pytest.mark.parametrize("name", ["proteina_percent", "proteina_targets", "proteina_triangles"])
+def test_figures_by_flow_time_have_what_they_draw(name, tmp_path):
+    assert all("times" in job.config.evaluation.instruments for job in plan(smoke(name), tmp_path))
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in NAMES])
 def test_its_first_run_trains_and_is_reported(name, tmp_path):
     study, mesh = smoke(name), mesh_of(1)

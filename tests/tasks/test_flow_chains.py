@@ -52,7 +52,7 @@ def make(model=None, **changes):
 
 def test_the_loss_is_the_published_one_by_hand():
     task = make(augmentation="none")
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = task.sample(task.train[0], jax.random.key(1))
     velocity = task.predict(params, batch.x)
     expected = []
@@ -67,7 +67,7 @@ def test_the_loss_is_the_published_one_by_hand():
 
 def test_a_guess_of_its_own_is_seen_in_some_batches():
     task, always = make(self_conditioning=0.5), make(self_conditioning=1.0)
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = task.sample(task.train[0], jax.random.key(1))
     first = path.to_clean(task.predict(params, batch.x), batch.x.positions, batch.x.time)
     seen = batch.x._replace(guess=first, guessed=jnp.ones(6))
@@ -82,7 +82,7 @@ def test_a_guess_of_its_own_is_seen_in_some_batches():
 def test_every_flow_time_is_measured_as_if_it_were_the_only_one():
     """Equivariant but for a shift: equiv is that shift's square at any time, here a third of it per coordinate."""
     task = make(Plain(shift=0.3))
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     found = [jax.jit(task.scores["times"].measure)(params, batch) for batch in task.validation]
     record = task.scores["times"].record(jax.device_get(found))
     matched({"times": record}, documented())
@@ -98,7 +98,7 @@ def test_every_flow_time_is_measured_as_if_it_were_the_only_one():
 
 def test_gradients_at_a_flow_time_are_those_of_its_decomposition():
     task = make(Plain(shift=0.3), times=(0.0, 0.9))
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     score, batch = task.scores["gradients_by_time"], task.validation[0]
     record = score.record([jax.device_get(jax.jit(score.measure)(params, batch))] * 2)
     matched({"gradients_by_time": record}, documented())
@@ -113,7 +113,7 @@ def test_mean_targets_teach_the_same_with_less_noise(augmentation):
     """Their gradient differs from that of plain targets by something of mean 0, and varies less."""
     one = jax.tree.map(lambda a: jnp.repeat(a[:1], 3_000, axis=0), rows())
     plain, mean = (make(target=target, augmentation=augmentation) for target in ("plain", "rao_blackwell"))
-    params = plain.init(jax.random.key(0))
+    params = jax.jit(plain.init)(jax.random.key(0))
     batch = plain.sample(one, jax.random.key(1))
 
     def gradients(task):
