@@ -104,7 +104,7 @@ def test_pairs_are_one_hot_vectors_times_a_matrix():
     apart, guessed_apart = rng.uniform(0, 4, (2, 2, 4, 4))
     condition, guessed = jnp.asarray(rng.normal(size=(2, 3))), jnp.array([1.0, 0.0])
     module = PairFeatures(8, bins)
-    variables = module.init(jax.random.key(0), separation, guessed_apart, apart, guessed, condition)
+    variables = jax.jit(module.init)(jax.random.key(0), separation, guessed_apart, apart, guessed, condition)
     table = variables["params"]["table"]
     far = np.clip(separation, -4, 4) + 4  # one bin an integer, the outermost for all beyond
     inside = [np.searchsorted(np.linspace(0.1, 3.0, n - 1), d) for n, d in ((6, guessed_apart), (5, apart))]
@@ -120,16 +120,16 @@ def test_pairs_are_one_hot_vectors_times_a_matrix():
     gain = 1 / (1 + np.exp(-(c @ p["gain"]["linear"]["kernel"] + p["gain"]["linear"]["bias"])))
     expected = x * gain[:, None, None] + (c @ p["offset"]["linear"]["kernel"])[:, None, None]
     np.testing.assert_allclose(
-        module.apply(variables, separation, guessed_apart, apart, guessed, condition), expected, atol=2e-5
+        jax.jit(module.apply)(variables, separation, guessed_apart, apart, guessed, condition), expected, atol=2e-5
     )
 
 
 def test_biases_of_blocks_are_each_a_norm_and_a_linear_map():
     pairs = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
     module = PairBias(3, 2)
-    p = module.init(jax.random.key(1), pairs)["params"]
+    p = jax.jit(module.init)(jax.random.key(1), pairs)["params"]
     p["offset"] = jax.random.normal(jax.random.key(2), p["offset"].shape)
-    found = module.apply({"params": p}, pairs)
+    found = jax.jit(module.apply)({"params": p}, pairs)
     x = (pairs - pairs.mean(-1, keepdims=True)) / np.sqrt(pairs.var(-1, keepdims=True) + 1e-5)
     for block in range(3):
         expected = (x * p["scale"][block] + p["offset"][block]) @ p["kernel"][block]
@@ -142,8 +142,8 @@ def test_triangles_are_products_over_the_third_residue(outgoing):
     pairs = jax.random.normal(jax.random.key(0), (1, 4, 4, 6))
     module = Triangle(outgoing)
     both = jnp.ones((1, 4, 4), bool).at[:, 3].set(False).at[:, :, 3].set(False)
-    variables = module.init(jax.random.key(1), pairs, both)
-    assert not np.asarray(module.apply(variables, pairs, both)).any(), "nothing is added at the start"
+    variables = jax.jit(module.init)(jax.random.key(1), pairs, both)
+    assert not np.asarray(jax.jit(module.apply)(variables, pairs, both)).any(), "nothing is added at the start"
     p = variables["params"]
     p["out"]["linear"]["kernel"] = jnp.eye(6)
     p["out_gate"]["linear"]["bias"] = jnp.full(6, 50.0)
@@ -158,7 +158,7 @@ def test_triangles_are_products_over_the_third_residue(outgoing):
     for i in range(3):
         for j in range(3):
             expected[i, j] = sum(a[i, k] * b[j, k] if outgoing else a[k, i] * b[k, j] for k in range(3))
-    found = module.apply(variables, pairs, both)[0, :3, :3]
+    found = jax.jit(module.apply)(variables, pairs, both)[0, :3, :3]
     np.testing.assert_allclose(found, normed(expected)[:3, :3], atol=1e-4)
 
 
@@ -166,7 +166,7 @@ def test_attention_is_softmax_of_normed_products_and_biases():
     x, bias = jax.random.normal(jax.random.key(0), (1, 4, 6)), jax.random.normal(jax.random.key(1), (1, 2, 4, 4))
     mask = jnp.array([[True, True, True, False]])
     module = PairAttention(2)
-    variables = module.init(jax.random.key(2), x, bias, mask)
+    variables = jax.jit(module.init)(jax.random.key(2), x, bias, mask)
     p = {name: of["linear"] for name, of in variables["params"].items() if "linear" in of}
 
     def normed(x):
@@ -183,17 +183,17 @@ def test_attention_is_softmax_of_normed_products_and_biases():
         out.append(weights / weights.sum(1, keepdims=True) @ v[:, of])
     gate = 1 / (1 + np.exp(-(h @ p["gate"]["kernel"] + p["gate"]["bias"])))
     expected = (gate * np.concatenate(out, -1)) @ p["out"]["kernel"] + p["out"]["bias"]
-    np.testing.assert_allclose(module.apply(variables, x, bias, mask)[0, :3], expected[:3], atol=1e-5)
+    np.testing.assert_allclose(jax.jit(module.apply)(variables, x, bias, mask)[0, :3], expected[:3], atol=1e-5)
 
 
 def test_layers_start_as_pytorchs_and_gates_nearly_closed():
     x = jnp.ones((1, 3, 16))
-    p = Linear(64).init(jax.random.key(0), x)["params"]["linear"]
+    p = jax.jit(Linear(64).init)(jax.random.key(0), x)["params"]["linear"]
     for a in (p["kernel"], p["bias"]):
         assert 0.9 * 16**-0.5 < np.abs(a).max() <= 16**-0.5 and abs(a.mean()) < 0.06
     gate = OutGate(1)
-    variables = gate.init(jax.random.key(0), x, jnp.ones((1, 2, 4)))
-    np.testing.assert_allclose(gate.apply(variables, x, jnp.ones((1, 2, 4))), 1 / (1 + np.e**2), rtol=1e-5)
+    variables = jax.jit(gate.init)(jax.random.key(0), x, jnp.ones((1, 2, 4)))
+    np.testing.assert_allclose(jax.jit(gate.apply)(variables, x, jnp.ones((1, 2, 4))), 1 / (1 + np.e**2), rtol=1e-5)
 
 
 def test_embeddings_of_time_and_place():

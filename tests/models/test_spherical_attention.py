@@ -49,7 +49,7 @@ def test_norms_of_coefficients_and_of_points_are_one(x64):
 def test_fewer_items_at_once_change_nothing():
     x, y = features(0, 3, 2), features(1, 3, 2)
     whole = SphericalAttention(SPHERE)
-    params = whole.init(jax.random.key(0), x, y)
+    params = jax.jit(whole.init)(jax.random.key(0), x, y)
     parts = SphericalAttention(SPHERE, items_at_once=4)
 
     def value(module):
@@ -60,7 +60,7 @@ def test_fewer_items_at_once_change_nothing():
 
 def error_of(sphere, **fields):
     module = SphericalAttention(sphere, **fields)
-    params = module.init(jax.random.key(0), features(0, 1, channels=32))
+    params = jax.jit(module.init)(jax.random.key(0), features(0, 1, channels=32))
     params = jax.tree.map(lambda a: a.astype(jnp.float64), params)
 
     @jax.jit
@@ -97,11 +97,11 @@ def test_turned_points_are_turned_features(x64):
     turn = wigner_d(rotation, 2)
     x = features(0, 2)
     module = SphericalAttention(sphere_of("fibonacci", 20, 2))
-    params = module.init(jax.random.key(0), x)
+    params = jax.jit(module.init)(jax.random.key(0), x)
     on_turned = SphericalAttention(turned(module.sphere, rotation))
-    found = from_points(on_turned.sphere, on_turned.apply(params, x))
+    found = from_points(on_turned.sphere, jax.jit(on_turned.apply)(params, x))
     back = jnp.einsum("ji,njc->nic", turn, x)
-    expected = jnp.einsum("ij,njc->nic", turn, from_points(module.sphere, module.apply(params, back)))
+    expected = jnp.einsum("ij,njc->nic", turn, from_points(module.sphere, jax.jit(module.apply)(params, back)))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_shares_of_experts():
     """Top 1 leaves one share; a shared expert counts whatever the gate says; balance is 1 for equal shares."""
     x = features(0, 64, channels=8)
     experts = HybridExperts(SPHERE, n_steerable=3, n_spherical=0, n_shared=1, top_k=1, balance=1.0, bypass=False)
-    params = experts.init(jax.random.key(0), x)["params"]
+    params = jax.jit(experts.init)(jax.random.key(0), x)["params"]
     shares = experts.apply({"params": params}, x[:, 0], method="shares", mutable=["losses"])[0]
     assert (shares[:, 0] == 1).all() and ((shares[:, 1:] > 0).sum(1) == 1).all()
     even = params | {"gate_out": jax.tree.map(jnp.zeros_like, params["gate_out"])}
@@ -152,17 +152,17 @@ def test_shares_of_experts():
 def test_without_norm_and_attention_an_expert_is_a_network_at_each_point():
     x = features(0, 5)
     plain = HybridExperts(SPHERE, n_steerable=0, n_spherical=1, bypass=False, attend=False, norm="none")
-    params = plain.init(jax.random.key(0), x)["params"]
+    params = jax.jit(plain.init)(jax.random.key(0), x)["params"]
     hidden = to_points(SPHERE, x) @ params["spherical_in"]["kernel"] + params["spherical_in"]["bias"]
     out = (hidden * jax.nn.sigmoid(hidden)) @ params["spherical_out"]["kernel"]
-    np.testing.assert_allclose(plain.apply({"params": params}, x), from_points(SPHERE, out), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(plain.apply)({"params": params}, x), from_points(SPHERE, out), atol=1e-5)
 
 
 def test_without_norm_attention_sees_how_large_functions_are():
     """Its logits are a product of two features: four times as spread for features twice as large."""
     x = features(0, 5)
     free = SphericalAttention(SPHERE, norm="none", spread=None)
-    params = free.init(jax.random.key(0), x)["params"]
+    params = jax.jit(free.init)(jax.random.key(0), x)["params"]
     spreads = [
         free.apply({"params": params}, a, mutable=["intermediates"])[1]["intermediates"]["logit_spread"][0]
         for a in (x, 2 * x)
