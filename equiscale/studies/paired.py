@@ -65,8 +65,8 @@ def _between_seeds(totals: np.ndarray) -> np.ndarray:
     return totals.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(totals.shape[1])
 
 
-def last_ratio(arms: tuple[Rows, Rows], losses: tuple[ByExample | None, ByExample | None]) -> Interval:
-    """The last loss of the first arm over that of the second; `losses` end with those behind the last rows."""
-    a, b = (rows[-1:] for rows in arms)
-    drawn = draw_losses((a, b), [None if of is None else of[:, -1:] for of in losses])
-    return Interval.of(a[0]["total"] / b[0]["total"], (drawn[0] / drawn[1])[:, 0])
+def ratios(arms: Sequence[Rows], losses: Sequence[ByExample | None]) -> list[Interval]:
+    """Row by row, the loss of the first of two arms over that of the second."""
+    a, b = draw_losses(arms, losses)
+    values = column(arms[0], "total") / column(arms[1], "total")
+    return [Interval.of(value, drawn) for value, drawn in zip(values, (a / b).T, strict=True)]

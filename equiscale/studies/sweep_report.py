@@ -23,7 +23,7 @@ from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.ends_figure import ends_figure
 from equiscale.studies.figures import Rows, components_figure, cost_figure, percent_figure
-from equiscale.studies.paired import in_pairs, last_ratio, read_losses
+from equiscale.studies.paired import in_pairs, ratios, read_losses
 from equiscale.studies.property_report import properties_figure, properties_table, property_rows
 from equiscale.studies.report import percent_text, save_figure, table, write_csv, write_report
 from equiscale.studies.sweep import Progress, Study
@@ -238,7 +238,7 @@ def _over_first(arms: Mapping[str, Rows], arm: str, folders: Mapping[str, Sequen
         return {}
     names = (arm, first)
     losses = tuple(read_losses(folders[name], [arms[name][-1]["step"]]) for name in names)
-    found = last_ratio(tuple(arms[name] for name in names), losses)
+    (found,) = ratios([arms[name][-1:] for name in names], losses)
     ends = {"over_first_low": found.low, "over_first_high": found.high}
     return {"over_first": found.value, **ends, "over_first_paired": in_pairs(losses)}
 

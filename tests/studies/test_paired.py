@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from equiscale.studies.efficiency_gap import efficiency_gap
-from equiscale.studies.paired import DRAWS, draw_losses, in_pairs, last_ratio, read_losses
+from equiscale.studies.paired import DRAWS, draw_losses, in_pairs, ratios, read_losses
 from equiscale.training.run_folder import write_examples
 
 
@@ -36,7 +36,7 @@ def test_arms_that_differ_by_a_factor_alone_have_a_ratio_without_error():
     plain, _ = draw_examples(np.random.default_rng(0))
     losses = (plain, 0.5 * plain)
     arms = tuple(map(rows_of, losses))
-    assert last_ratio(arms[::-1], losses[::-1]) == pytest.approx((0.5, 0.5, 0.5))
+    assert ratios(arms[::-1], losses[::-1])[-1] == pytest.approx((0.5, 0.5, 0.5))
     gap = efficiency_gap(("plain", "steerable"), *arms, losses)
     assert gap.paired and gap.matches["flop"].ratio == pytest.approx((0.5, 0.5, 0.5))
     apart = efficiency_gap(("plain", "steerable"), *arms)
@@ -66,7 +66,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(n_seeds, spread):
         arms = draw_examples(rng, n_seeds=n_seeds, spread=spread)
         plain, other = arms
         curves = (rows_of(other), rows_of(plain))
-        found, apart = last_ratio(curves, (other, plain)), last_ratio(curves, (None, None))
+        found, apart = ratios(curves, (other, plain))[-1], ratios(curves, (None, None))[-1]
         held += found.low <= 0.8 <= found.high
         widths.append((found.high - found.low) / (apart.high - apart.low))
     assert 0.88 <= held / 300 <= 0.985
@@ -77,7 +77,7 @@ def test_examples_that_are_not_the_same_are_as_certain_as_apart():
     rng = np.random.default_rng(3)
     arms = [draw_examples(rng, n=2048)[0] for _ in range(2)]
     curves = tuple(map(rows_of, arms))
-    together, apart = last_ratio(curves, tuple(arms)), last_ratio(curves, (None, None))
+    together, apart = ratios(curves, arms)[-1], ratios(curves, (None, None))[-1]
     assert together.high - together.low == pytest.approx(apart.high - apart.low, rel=0.15)
 
 
