@@ -49,6 +49,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
 
     config.training = ConfigDict()  # see equiscale.training.settings
     config.training.steps = 600
+    config.training.seed = -1  # of the start and the order of batches, on the same data; -1: config.seed
     config.training.batch_size = 8
     config.training.learning_rate = 1e-3
     config.training.optimizer = "adamw"  # or lion, sgd

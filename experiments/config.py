@@ -86,11 +86,12 @@ def read_settings(config: ConfigDict) -> Settings:
     """What the training loop is told of a config."""
     fields = config.training.to_dict()
     fields |= {name: fields[name] or None for name in ("keep", "clip")}  # a config's 0 is "no limit"
+    if fields["seed"] < 0:
+        fields["seed"] = config.seed
     return Settings(
         **fields,
         evaluations=config.evaluation.points,
         evaluate_at=tuple(config.evaluation.at),
-        seed=config.seed,
     )
 
 

@@ -52,6 +52,25 @@ def test_a_checkpoint_is_measured_again_by_another_measure(trained):
     assert wrong.returncode != 0 and "is no measure" in wrong.stderr
 
 
+@pytest.mark.slow  # what it computes is tested in test_ensemble
+def test_an_ensemble_of_runs_tells_what_is_irreducible(trained):
+    """Runs of another start on the same molecules; one of another seed has seen what is held out here."""
+    folder, _ = trained
+    for name, field in (("again", "training.seed=1"), ("elsewhere", "seed=1")):
+        arguments = (f"--config.{field}", "--config.evaluation.instruments=()", f"--workdir={folder / name}")
+        result = start("--config.preset=smoke", *arguments, module="train")
+        assert result.returncode == 0, result.stderr[-3000:]
+    first, again = (read_metrics(folder / name)[0] for name in ("run", "again"))
+    assert first["total"] != again["total"]
+    result = start(f"--workdir={folder / 'run'}", f"--ensemble={folder / 'again'}", module="measure")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "% of what lies above the irreducible loss (ensemble of 2)" in result.stdout
+    *_, row = map(json.loads, (folder / "run" / "measured.jsonl").read_text().splitlines())
+    assert row["irreducible_from"] == "ensemble of 2" and row["percent_reducible"] > row["percent"]
+    wrong = start(f"--workdir={folder / 'run'}", f"--ensemble={folder / 'elsewhere'}", module="measure")
+    assert wrong.returncode != 0 and "seed 1 and this run 0" in wrong.stderr
+
+
 @pytest.mark.slow  # its parts are tested in tests/data and tests/training
 def test_molecules_are_put_on_disk_and_trained_on_from_there(tmp_path, trained):
     rng = np.random.default_rng(0)

@@ -2,7 +2,9 @@
 
 Which examples are hard is much the same for all arms, so that a ratio of two losses is known better than either of
 them. A draw takes as many examples as there are, with repeats and the same of every arm, and moves each arm by the
-spread of its seeds. Of arms whose runs left no losses by example, each is moved by its standard error on its own.
+spread of its seeds, on its own. Seeds may hold out different examples, but those of one seed are the same in all arms;
+what their difference adds to the spread of seeds makes intervals wider than they need be. Of arms whose runs left no
+losses by example, each is moved by its standard error on its own.
 """
 
 import pathlib
