@@ -37,6 +37,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.axes = (Axis("model", models), one_field("seed", *seeds))
     config.base.evaluation.instruments = ("times",)
     if scale == "cpu":  # updates take most of the time: fewer steps, evaluations and measured chains
-        config.base.training.steps, config.base.evaluation.points = 160, 5
+        config.base.training.steps, config.base.evaluation.points = 130, 5
         config.base.evaluation.molecules = config.base.evaluation.batch_size = 12
     return config

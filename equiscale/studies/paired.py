@@ -53,7 +53,8 @@ def draw_losses(arms: Sequence[Rows], losses: Sequence[ByExample | None], seed: 
         curves = [column(rows, "total") for rows in arms]
     else:
         n = losses[0].shape[-1]
-        shares = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) / n
+        # Deviations are enlarged to have the variance that a standard error has, which divides by n - 1.
+        shares = (1 + (n / max(n - 1, 1)) ** 0.5 * (rng.multinomial(n, np.full(n, 1 / n), size=DRAWS) - 1)) / n
         errors = [_between_seeds(of.mean(-1)) for of in losses]
         curves = [shares @ of.mean(0).T for of in losses]
     # In the logarithm, so that losses stay positive.
