@@ -1,15 +1,16 @@
 """Which examples make a step's batch, as a pure function of (seed, step), and how they get to the devices.
 
-Sets that are arrays stay on the devices and a step is told rows; `Streamed` ones are read ahead by threads.
+Sets that are arrays stay on the devices, where a batch is taken from them; `Streamed` ones are read ahead by threads.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
 from equiscale.tasks.task import Rows, Streamed, size_of
@@ -101,14 +102,12 @@ def _on_host():
 class Feed(NamedTuple):
     """Batches for the compiled update, by step.
 
-    `batches(first, last)` gives `(bucket, given)` for each step; `example(bucket)` is one `given`, to compile with;
-    `rows(given)`, inside the program, are the examples.
+    `batches(first, last)` gives `(bucket, rows)` for each step; `example(bucket)` are some rows, to compile with.
     """
 
     n_buckets: int
-    batches: Callable[[int, int], Iterator[tuple[int, Any]]]
-    example: Callable[[int], Any]
-    rows: Callable[[Any], Rows]
+    batches: Callable[[int, int], Iterator[tuple[int, Rows]]]
+    example: Callable[[int], Rows]
 
 
 def make_feed(
@@ -139,16 +138,16 @@ def make_feed(
 def _resident(sets: Sequence[Rows], draw: Callable[[int], Drawn], batch_size: int, mesh: Mesh) -> Feed:
     data = [everywhere(rows, mesh) for rows in sets]
 
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    def take(rows, indices):
+        return jax.tree.map(lambda a: a[indices], rows)
+
     def batches(first: int, last: int):
         for step in range(first, last):
             bucket, indices = draw(step)
-            yield bucket, (data[bucket], indices)
+            yield bucket, take(data[bucket], indices)
 
-    def rows(given):
-        whole, indices = given
-        return jax.tree.map(lambda a: a[indices], whole)
-
-    return Feed(len(sets), batches, lambda bucket: (data[bucket], np.zeros(batch_size, np.int32)), rows)
+    return Feed(len(sets), batches, lambda bucket: take(data[bucket], np.zeros(batch_size, int)))
 
 
 def _streaming(sets: Sequence[Streamed], draw: Callable[[int], Drawn], batch_size: int, mesh: Mesh) -> Feed:
@@ -164,4 +163,4 @@ def _streaming(sets: Sequence[Streamed], draw: Callable[[int], Drawn], batch_siz
         read = grain.MapDataset.range(first, last).map(lambda step: (lambda d: (d.bucket, place(*d)))(draw(int(step))))
         yield from read.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD))
 
-    return Feed(len(sets), batches, lambda bucket: place(bucket, np.zeros(batch_size, int)), lambda given: given)
+    return Feed(len(sets), batches, lambda bucket: place(bucket, np.zeros(batch_size, int)))

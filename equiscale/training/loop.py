@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import pathlib
 import time
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from equiscale.flops import flops_of
@@ -27,7 +29,7 @@ from equiscale.training.progress import Spent, speed
 from equiscale.training.run_folder import MetricLog
 from equiscale.training.settings import Settings, evaluation_steps, make_optimizer
 from equiscale.training.state import TrainState, init_state
-from equiscale.training.update import Report, keys_of, make_update
+from equiscale.training.update import Keys, Report, keys_of, make_update
 
 LATE = 8  # steps after which a report is looked at: by then it is there, and looking does not hold up the device
 
@@ -116,8 +118,8 @@ def train(
             with spent.on("profile"):
                 named = trace.before(step, state)
             with spent.on("train"), named:
-                bucket, given = next(batches)
-                state, report = program.updates[bucket](state, given)
+                bucket, rows = next(batches)
+                state, report = program.updates[bucket](state, rows)
                 flops += program.flops[bucket]
                 step += 1
                 reports.append(report)
@@ -153,12 +155,17 @@ def compile_program(task: Task, settings: Settings, mesh: Mesh) -> Program:
     state = jax.jit(init, out_shardings=layout)(keys["init"])
     feed = make_feed(task.train, keys["order"], settings.batch_size, mesh, task.clusters)
     update = make_update(task, optimizer, settings, mesh)
-    jitted = jax.jit(
-        lambda state, given: update(state, feed.rows(given)), donate_argnums=0, out_shardings=(layout, None)
-    )
-    traced = [jitted.trace(state, feed.example(bucket)) for bucket in range(feed.n_buckets)]
-    updates = [t.lower().compile() for t in traced]
+    # Neither the seed nor the number of examples is part of the program: other seeds' runs and those of other fractions
+    # of the data find it among the compiled ones.
+    jitted = jax.jit(update, donate_argnums=0, out_shardings=(layout, None))
+    keys = jax.jit(functools.partial(keys_of, settings.seed), out_shardings=NamedSharding(mesh, P()))()
+    traced = [jitted.trace(state, feed.example(bucket), keys) for bucket in range(feed.n_buckets)]
+    updates = [functools.partial(_call, t.lower().compile(), keys) for t in traced]
     return Program(state, feed, updates, [flops_of(t.jaxpr.jaxpr) for t in traced])
+
+
+def _call(compiled: Callable, keys: Keys, state: TrainState, rows: Any) -> tuple[TrainState, Report]:
+    return compiled(state, rows, keys)
 
 
 def _divergence(state: TrainState, report: Report, step: int, saved) -> str:

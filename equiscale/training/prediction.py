@@ -14,7 +14,7 @@ from equiscale.training.batches import batches_per_epoch, cluster_sizes
 from equiscale.training.loop import compile_program
 from equiscale.training.settings import Settings, evaluation_steps, make_optimizer
 from equiscale.training.state import init_state, n_parameters
-from equiscale.training.update import make_update
+from equiscale.training.update import keys_of, make_update
 
 
 class Cost(NamedTuple):
@@ -36,7 +36,7 @@ def cost_of(task: Task, settings: Settings, mesh: Mesh) -> Cost:
     sizes = cluster_sizes(task.clusters) if task.clusters else [size_of(rows) for rows in task.train]
     shares = batches_per_epoch(sizes, settings.batch_size)
     of_buckets = [_rows(rows, settings.batch_size) for rows in task.train]
-    of_steps = [flops(update, state, rows) for rows in of_buckets]
+    of_steps = [flops(update, state, rows, keys_of(settings.seed)) for rows in of_buckets]
     step_flop = sum(n * share for n, share in zip(of_steps, shares, strict=True)) / sum(shares)
 
     # Validation batches are all of one shape.
@@ -55,11 +55,11 @@ def measure_speed(task: Task, settings: Settings, mesh: Mesh, steps: int = 3) ->
     """FLOP a second of training, over some steps after the first, whose compilation is not counted."""
     program = compile_program(task, settings, mesh)
     state, done = program.state, 0
-    for step, (bucket, given) in enumerate(program.feed.batches(0, steps + 1)):
+    for step, (bucket, rows) in enumerate(program.feed.batches(0, steps + 1)):
         if step == 1:
             jax.block_until_ready(state)
             began = time.perf_counter()
-        state, _ = program.updates[bucket](state, given)
+        state, _ = program.updates[bucket](state, rows)
         done += program.flops[bucket] if step else 0
     jax.block_until_ready(state)
     return done / (time.perf_counter() - began)

@@ -24,7 +24,10 @@ class Report(NamedTuple):
     group_finite: Bool[Array, " groups"]
 
 
-def keys_of(seed: int) -> dict[str, PRNGKeyArray]:
+Keys = dict[str, PRNGKeyArray]
+
+
+def keys_of(seed: int) -> Keys:
     """Everything random in a run, from its seed."""
     order, sample, dropout = jax.random.split(jax.random.key(seed), 3)
     return {"order": order, "sample": sample, "dropout": dropout, "init": jax.random.fold_in(jax.random.key(seed), 3)}
@@ -32,12 +35,11 @@ def keys_of(seed: int) -> dict[str, PRNGKeyArray]:
 
 def make_update(
     task: Task, optimizer: optax.GradientTransformation, settings: Settings, mesh: Mesh
-) -> Callable[[TrainState, Rows], tuple[TrainState, Report]]:
-    """`(state, rows) -> (state, report)`, to be jitted. An update that is not finite is not made.
+) -> Callable[[TrainState, Rows, Keys], tuple[TrainState, Report]]:
+    """`(state, rows, keys) -> (state, report)`, to be jitted. An update that is not finite is not made.
 
     Raises ValueError for a batch that does not divide into `accumulate` parts.
     """
-    keys = keys_of(settings.seed)
     parts = settings.accumulate
     if settings.batch_size % parts:
         raise ValueError(f"a batch of {settings.batch_size} does not divide into accumulate={parts} parts")
@@ -56,7 +58,7 @@ def make_update(
         zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
         return jax.lax.scan(add, zero, (jnp.arange(parts), split))[0]
 
-    def update(state: TrainState, rows: Rows):
+    def update(state: TrainState, rows: Rows, keys: Keys):
         step = state.step
         batch = task.sample(rows, jax.random.fold_in(keys["sample"], step))
         loss, gradient = gradient_of(state.params, batch, jax.random.fold_in(keys["dropout"], step))

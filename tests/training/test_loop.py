@@ -118,6 +118,17 @@ def test_one_compilation_of_each_part_and_shape(train, shapes, tmp_path):
     assert sorted(traced) == ["evaluate", *["loss"] * shapes, *["sample"] * shapes]
 
 
+def test_runs_of_other_seeds_and_of_fewer_examples_share_their_program():
+    """The update is the same to the letter, and so found among the compiled ones."""
+    task, mesh = toy_task(), make_mesh()
+    fewer = task._replace(train=[task.train[0][:7]])
+    runs = [(task, SETTINGS), (task, SETTINGS._replace(seed=1)), (fewer, SETTINGS)]
+    texts = {loop.compile_program(of, settings, mesh).updates[0].args[0].as_text() for of, settings in runs}
+    assert len(texts) == 1
+    faster = loop.compile_program(task, SETTINGS._replace(learning_rate=2e-2), mesh).updates[0].args[0].as_text()
+    assert faster not in texts
+
+
 @pytest.mark.slow  # the instrument is tested in test_watching and test_quickstart
 def test_gradients_are_measured_with_the_loss_where_asked_for(tmp_path):
     task = toy_task()
