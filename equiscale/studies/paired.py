@@ -63,7 +63,7 @@ def draw_losses(arms: Sequence[Rows], losses: Sequence[ByExample | None], seed: 
 
 
 def _between_seeds(totals: np.ndarray) -> np.ndarray:
-    """The standard error of the mean `[steps]` of what seeds `[seeds, steps]` found on the same examples."""
+    """The standard error of the mean `[steps]` of what seeds `[seeds, steps]` found."""
     n = len(totals)
     return totals.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(totals.shape[1])
 
