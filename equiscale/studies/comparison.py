@@ -32,7 +32,7 @@ def compare(a: pathlib.Path, b: pathlib.Path) -> Comparison:
     and where there is no step that both have measured.
     """
     configs = [_config(folder) for folder in (a, b)]
-    tasks = [config.get("task") for config in configs]
+    tasks = [config["task"] for config in configs]
     if tasks[0] != tasks[1]:
         raise ValueError(f"{a} is a run of {tasks[0]} and {b} one of {tasks[1]}: their losses have no unit in common")
     curves = [{row["step"]: row for row in read_metrics(folder)} for folder in (a, b)]

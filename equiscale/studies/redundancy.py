@@ -124,7 +124,7 @@ def turn_features(g: Rotation, features: list[Array]) -> list[Array]:
 class Program(NamedTuple):
     """Jitted: one training step of a decoder, and its losses on a validation batch.
 
-    `update(state, encoder, given, turns, key) -> (state, loss)`: examples are turned by one of `turns` each.
+    `update(state, encoder, rows, turns, key) -> (state, loss)`: examples are turned by one of `turns` each.
     `losses(encoder, vector, own, turns, batch) -> (M, B, weight)`, `[turns, batch]` each but the weight, own being r.
     """
 
@@ -133,17 +133,15 @@ class Program(NamedTuple):
     losses: Callable[..., tuple[Array, Array, Array]]
 
 
-def make_program(
-    task: Task, feed: Feed, optimizer: optax.GradientTransformation, mesh: Mesh, *, turn_back: bool = True
-) -> Program:
+def make_program(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, *, turn_back: bool = True) -> Program:
     """The program of a task of grids. Without `turn_back`, which needs channels that do not mix, B is NaN."""
     halves = cut(task)
 
     @jax.jit
-    def update(state, encoder, given, turns, key):
+    def update(state, encoder, rows, turns, key):
         vector, opt_state = state
         sample_key, turn_key = jax.random.split(key)
-        x, y = spread_examples(task.sample(feed.rows(given), sample_key), mesh)
+        x, y = spread_examples(task.sample(rows, sample_key), mesh)
         g = turns[jax.random.randint(turn_key, (len(x),), 0, len(turns))]
         x, y = jax.vmap(es.grid)(g, x), jax.vmap(es.grid)(g, y)
         features, decode = halves.run(encoder, x, vector)
@@ -191,8 +189,8 @@ def train_decoder(
     FloatingPointError naming the step when a loss is not finite.
     """
     state, found = program.start(vector), []
-    for step, (_, given) in enumerate(feed.batches(0, steps)):
-        state, loss = program.update(state, encoder, given, jnp.asarray(turns, float), jax.random.fold_in(key, step))
+    for step, (_, rows) in enumerate(feed.batches(0, steps)):
+        state, loss = program.update(state, encoder, rows, jnp.asarray(turns, float), jax.random.fold_in(key, step))
         found.append(loss)
         on_step()
         if step % CHUNK == CHUNK - 1 or step == steps - 1:  # the device is not waited for at every step

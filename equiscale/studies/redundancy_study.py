@@ -79,7 +79,7 @@ def measure(
     mesh = mesh or make_mesh()
     of_order, of_steps, of_intervals = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), 6), 3)
     feed = make_feed(task.train, of_order, settings.batch_size, mesh, task.clusters)
-    program = redundancy.make_program(task, feed, make_optimizer(settings), mesh, turn_back=turn_back)
+    program = redundancy.make_program(task, make_optimizer(settings), mesh, turn_back=turn_back)
     vector_of, elements = redundancy.cut(task).vector_of, np.stack(list(turns.values()))
     frozen = {name: redundancy.split_parameters(params)[0] for name, params in encoders.items()}
     todo = decoders(encoders, turns)
