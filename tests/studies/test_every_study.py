@@ -29,7 +29,7 @@ LONG = {
     *("est_quantities", "est_percent", "est_points", "est_components", "est_scaling", "escaip_curvature"),
     *("escaip_equivariant", "escaip_percent", "escaip_scaling", "proteina_targets", "proteina_gradients"),
     *("proteina_curvature", "proteina_percent", "proteina_triangles", "voxmol_alignment", "voxmol_augmentation"),
-    *("voxmol_properties", "voxmol_scaling"),
+    *("voxmol_properties", "voxmol_scaling", "voxmol_percent", "voxmol_steerable"),
 }
 
 
