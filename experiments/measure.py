@@ -29,7 +29,7 @@ from equiscale.studies.rotation_names import rotation_name
 from equiscale.tasks.measure_names import parse_measure
 from equiscale.tasks.task import Params, Task
 from equiscale.training.checkpoints import restore_params
-from experiments.config import command, read_run
+from experiments.config import command, read_run, read_settings
 from experiments.tasks import load_experiment
 from experiments.train import WORKDIR
 
@@ -79,16 +79,21 @@ def run(workdir: pathlib.Path) -> None:
 def of_ensemble(config: ConfigDict, task: Task, params: Params) -> list[Array]:
     """Of each validation batch the loss of each example that this run and those of --ensemble all together leave.
 
-    Raises ValueError for a run of another task, or of a seed by which it has seen what is held out here.
+    Raises ValueError for a run of another task, for one of other data, which may have seen what is held out here, and
+    for two that started alike.
     """
-    models = [(task.predict, params)]
+    models, starts = [(task.predict, params)], {read_settings(config).seed}
     for folder in map(pathlib.Path, ENSEMBLE.value):
         other = read_run(folder)
-        if other.seed != config.seed:
+        advice = f"train the ensemble with --config.seed={config.seed} and a --config.training.seed of each run's own"
+        if (other.seed, other.data.to_dict()) != (config.seed, config.data.to_dict()):
             raise ValueError(
-                f"{folder} has seed {other.seed} and this run {config.seed}, which held out other molecules: train the "
-                f"ensemble with --config.seed={config.seed} and different --config.training.seed"
+                f"{folder} has seed {other.seed} and this run {config.seed}, or their data differ: it may have seen "
+                f"what is held out here; {advice}"
             )
+        if (start := read_settings(other).seed) in starts:
+            raise ValueError(f"{folder} started like another of these runs, from training seed {start}; {advice}")
+        starts.add(start)
         predict = load_experiment(other, only=config.task).task.predict
         models.append((predict, restore_params(folder, STEP.value, averaged=AVERAGED.value)[1]))
 

@@ -69,6 +69,8 @@ def test_an_ensemble_of_runs_tells_what_is_irreducible(trained):
     assert row["irreducible_from"] == "ensemble of 2" and row["percent_reducible"] > row["percent"]
     wrong = start(f"--workdir={folder / 'run'}", f"--ensemble={folder / 'elsewhere'}", module="measure")
     assert wrong.returncode != 0 and "seed 1 and this run 0" in wrong.stderr
+    itself = start(f"--workdir={folder / 'run'}", f"--ensemble={folder / 'run'}", module="measure")
+    assert itself.returncode != 0 and "started like another of these runs, from training seed 0" in itself.stderr
 
 
 @pytest.mark.slow  # its parts are tested in tests/data and tests/training

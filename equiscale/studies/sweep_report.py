@@ -102,22 +102,16 @@ def by_arm(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str,
 
 def curves_of(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str, list[Rows]]:
     """Curves of each arm's seeds."""
-    curves: dict[str, list[Rows]] = {}
-    for name, found in runs.items():
-        if found.rows:
-            curves.setdefault(labels[name], []).append(found.rows)
-    return curves
+    return {arm: [runs[name].rows for name in names] for arm, names in _measured(runs, labels).items()}
 
 
-def folders_of(
-    workdir: pathlib.Path, runs: Mapping[str, Progress], labels: Mapping[str, str]
-) -> dict[str, list[pathlib.Path]]:
-    """The folders of the runs whose curves `curves_of` gives."""
-    folders: dict[str, list[pathlib.Path]] = {}
+def _measured(runs: Mapping[str, Progress], labels: Mapping[str, str]) -> dict[str, list[str]]:
+    """Names of the runs of each arm that have rows."""
+    names: dict[str, list[str]] = {}
     for name, found in runs.items():
         if found.rows:
-            folders.setdefault(labels[name], []).append(workdir / "runs" / name)
-    return folders
+            names.setdefault(labels[name], []).append(name)
+    return names
 
 
 def write(
@@ -139,7 +133,7 @@ def write(
             figures["components"] = components_figure(arms, study.heading)
     if study.against:
         figures["ends"] = ends_figure(study, arms)
-    folders = folders_of(workdir, found, labels)
+    folders = {arm: [workdir / "runs" / name for name in names] for arm, names in _measured(found, labels).items()}
     rows = [_last(arm, curve) for arm, curve in arms.items()]
     if len(study.tasks) == 1:
         rows = [row | _over_first(arms, row["arm"], folders) for row in rows]
