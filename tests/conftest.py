@@ -27,6 +27,26 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_
 hypothesis.settings.load_profile("ci")
 
 
+LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
+in_memory = {"programs": 0}
+
+
+@jax.monitoring.register_event_duration_secs_listener
+def count_programs(event, duration, **labels):
+    in_memory["programs"] += event == LOWERED
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs_in_memory():
+    """JAX keeps the module of every program it has lowered, and each makes lowering the next slower: with a thousand of
+    them twice as slow. To clear all of them after every file costs more than it gains.
+    """
+    yield
+    if in_memory["programs"] > 300:
+        jax.clear_caches()
+        in_memory["programs"] = 0
+
+
 @pytest.fixture
 def x64():
     """Float64 for one test."""
