@@ -14,6 +14,7 @@ from equiscale.decomposition import Decomposition
 from equiscale.gradients import Gradients
 from equiscale.tasks.task import Score, Task, first_of
 from equiscale.training.devices import evaluation_mesh, everywhere, spread_examples
+from equiscale.training.shared_program import jit_without_keys
 
 
 def make_evaluate(task: Task, mesh: Mesh) -> Callable[[Any], Decomposition]:
@@ -49,10 +50,10 @@ def make_gradients(task: Task, n_examples: int, mesh: Mesh) -> Callable[[Any], G
 def make_score(task: Task, score: Score, mesh: Mesh) -> Callable[[Any], Mapping[str, Any]]:
     """params -> the record of one of the task's scores."""
 
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
-    def run(params, batch):
+    def found(params, batch):
         return score.measure(params, spread_examples(batch, mesh))
 
+    run = jit_without_keys(found, out_shardings=NamedSharding(mesh, P()))
     batches = [everywhere(batch, mesh) for batch in task.validation]
 
     def measure(params):
@@ -68,14 +69,14 @@ def _spread(measure: Callable, batch: Any, mesh: Mesh) -> tuple[Callable, Callab
     `sums` are of all examples of the batch, `rows` one an example.
     """
     if mesh.size == 1:
-        return jax.jit(measure), lambda batch: batch, lambda params: params
+        return jit_without_keys(measure), lambda batch: batch, lambda params: params
     axes = evaluation_mesh(mesh, len(jax.tree.leaves(batch)[0]))
 
     def on_device(params, batch):
         return measure(params, batch, axis_name="data", element_axis="element")
 
     mapped = jax.shard_map(on_device, mesh=axes, in_specs=(P(), P("data")), out_specs=(P(), P("data")))
-    run = jax.jit(mapped, out_shardings=NamedSharding(axes, P()))  # rows, too, are known to every process
+    run = jit_without_keys(mapped, out_shardings=NamedSharding(axes, P()))  # rows, too, are known to every process
 
     def place(batch):
         return jax.device_put(batch, NamedSharding(axes, P("data")))
