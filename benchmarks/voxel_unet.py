@@ -34,15 +34,20 @@ N_ELEMENTS = 8
 
 
 def seconds(variants: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median wall time of each variant, the first two calls of each not counted."""
+    """Median wall time of each variant in its stride: of two calls a turn the second counts, of the first turn none."""
+
+    def finish(run):
+        jax.block_until_ready(run())
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
     times = {name: [] for name in variants}
-    for turn in range(turns + 2):
+    for turn in range(turns + 1):
         for name, run in variants.items():
+            finish(run)
             start = time.perf_counter()
-            jax.block_until_ready(run())
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            if turn > 1:
+            finish(run)
+            if turn > 0:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
