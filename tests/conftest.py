@@ -39,7 +39,7 @@ def count_programs(event, duration, **labels):
 @pytest.fixture(autouse=True, scope="module")
 def few_programs_in_memory():
     """JAX keeps the module of every program it has lowered, and each makes lowering the next slower: with a thousand of
-    them twice as slow. To clear all of them after every file costs more than it gains.
+    them twice as slow. After a small file they stay, since those that all tests use would be lowered again.
     """
     yield
     if in_memory["programs"] > 300:
