@@ -7,9 +7,7 @@ machine; absolute times do not. Rates count the multiplications and additions of
 twice forward.
 """
 
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from unittest import mock
 
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.turns import seconds
 from equiscale.models import conv3d as module
 from equiscale.models.voxel_unet import PRESETS, VoxelUNet
 
@@ -45,18 +44,6 @@ MODELS = (("cpu_0.3M", 16, 16), ("cpu_0.3M", 4, 32), ("cpu_1M", 16, 16), ("cpu_1
 
 def normal(*shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-
-
-def seconds(variants: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median wall time of each variant, the first call of each not counted."""
-    times = {name: [] for name in variants}
-    for turn in range(turns + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
 
 
 def layer_rates(size, stride, batch, side, c_in, c_out, turns=7) -> dict[tuple[str, str], float]:

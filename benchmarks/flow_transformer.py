@@ -19,7 +19,8 @@ import optax
 import torch
 
 from benchmarks.torch_flow import TorchFlowTransformer
-from benchmarks.voxel_unet import DEVICE, seconds
+from benchmarks.turns import seconds
+from benchmarks.voxel_unet import DEVICE
 from equiscale.data.synthetic_chains import synthetic_chains
 from equiscale.models.flow_transformer import PRESETS, Chain, FlowTransformer
 from equiscale.training.state import n_parameters

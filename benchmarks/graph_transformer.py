@@ -19,7 +19,8 @@ import optax
 import torch
 
 from benchmarks.torch_graphs import TorchGraphTransformer
-from benchmarks.voxel_unet import DEVICE, seconds
+from benchmarks.turns import seconds
+from benchmarks.voxel_unet import DEVICE
 from equiscale.data import nci
 from equiscale.data.buckets import bucket_lengths, bucket_rows
 from equiscale.data.neighbours import build

@@ -22,7 +22,8 @@ import optax
 import torch
 
 from benchmarks.torch_spherical import TorchTensorNetwork
-from benchmarks.voxel_unet import DEVICE, seconds
+from benchmarks.turns import seconds
+from benchmarks.voxel_unet import DEVICE
 from equiscale.data import nci
 from equiscale.data.graphs import Graph
 from equiscale.data.neighbours import build

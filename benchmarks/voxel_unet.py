@@ -9,8 +9,6 @@ of a run stand on a shared machine too; absolute times do not. "times ours" abov
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -21,6 +19,7 @@ import optax
 import torch
 
 from benchmarks.torch_voxels import TorchUNet, torch_voxelise
+from benchmarks.turns import seconds
 from equiscale.data.voxels import GEOM_DRUGS, QM9, Grid, voxelise
 from equiscale.models.voxel_unet import PRESETS, VoxelUNet
 from equiscale.sampling import walk_jump
@@ -31,25 +30,6 @@ VOXEL_CASES = ((Grid(16), 18, 32), (QM9, 18, 16), (GEOM_DRUGS, 45, 4))  # grid, 
 LAYOUTS = {"default": torch.contiguous_format, "channels last": torch.channels_last_3d}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 N_ELEMENTS = 8
-
-
-def seconds(variants: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median wall time of each variant in its stride: of two calls a turn the second counts, of the first turn none."""
-
-    def finish(run):
-        jax.block_until_ready(run())
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
-    times = {name: [] for name in variants}
-    for turn in range(turns + 1):
-        for name, run in variants.items():
-            finish(run)
-            start = time.perf_counter()
-            finish(run)
-            if turn > 0:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
 
 
 def ours(preset: str, x: np.ndarray, dtype) -> dict[str, Callable[[], object]]:

@@ -22,7 +22,7 @@ def jit_without_keys(f: Callable, **settings: Any) -> Callable:
         leaves, structure = jax.tree.flatten(args)
         shapes = structure, tuple(jax.typeof(leaf) for leaf in leaves)
         if shapes not in programs:
-            keyed, keys = with_keys(f, *args)
+            keyed, keys = keys_apart(f, *args)
             programs[shapes] = jax.jit(keyed, **settings), keys
         program, keys = programs[shapes]
         return program(keys, *args)
@@ -30,7 +30,7 @@ def jit_without_keys(f: Callable, **settings: Any) -> Callable:
     return run
 
 
-def with_keys(f: Callable, *args: Any) -> tuple[Callable, list[np.ndarray]]:
+def keys_apart(f: Callable, *args: Any) -> tuple[Callable, list[np.ndarray]]:
     """`(keys, *args) -> f(*args)` for arguments of the same shapes, and the keys, as their data.
 
     Keys themselves cannot be placed on the devices of several processes.

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from equiscale.training.shared_program import jit_without_keys, with_keys
+from equiscale.training.shared_program import jit_without_keys, keys_apart
 from tests.tasks.test_denoise_points import make
 
 
@@ -25,7 +25,7 @@ PARAMS, X = {"a": jnp.float32(2.0)}, jnp.arange(4.0)
 
 
 def text(f, *args):
-    keyed, keys = with_keys(f, *args)
+    keyed, keys = keys_apart(f, *args)
     return jax.jit(keyed).lower(keys, *args).as_text()
 
 
