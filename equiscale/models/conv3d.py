@@ -16,8 +16,9 @@ is all JAX needs to give `grad`, `jvp`, Hessian-vector products and `vmap` of an
 `custom_vjp` would lose forward mode, and under `vmap` compute one kernel gradient per mapped example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import groupby
 from typing import Any, Literal
 
 import jax
@@ -182,8 +183,24 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
         y = conv2d(y, jnp.moveaxis(kernel, 0, 2).reshape(taps, taps, taps * c, o))
     else:
         y = conv2d(y, jnp.moveaxis(kernel, 0, 3).reshape(taps, taps, c, taps * o))
-        y = sum(shift(y[..., t * o : (t + 1) * o], t) for t in range(taps))
+        y = jnp.concatenate(list(_sums_of_taps(jnp.split(y, taps, axis=-1), padding, d_out)), axis=1)
     return y.astype(x.dtype)
+
+
+def _sums_of_taps(slabs: list[Array], padding: int, d_out: int) -> Iterator[Array]:
+    """`y[:, i] = sum_t slabs[t][:, i + t - padding]`, in runs of i that the same taps reach.
+
+    A sum of padded arrays would write each of them to memory first.
+    """
+    d = slabs[0].shape[1]
+
+    def reaching(i: int) -> tuple[int, ...]:
+        return tuple(t for t in range(len(slabs)) if 0 <= i + t - padding < d)
+
+    for taps, run in groupby(range(d_out), reaching):
+        first, *rest = run
+        stop = (rest or [first])[-1] + 1
+        yield sum(slabs[t][:, first + t - padding : stop + t - padding] for t in taps)
 
 
 def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Array:
