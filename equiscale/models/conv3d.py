@@ -1,7 +1,7 @@
 """3D convolutions of channels-last grids that are fast on CPUs too.
 
 On GPU and TPU these are `lax.conv_general_dilated`. On CPU XLA's own 3D convolution is three to ten times
-slower than its 2D one, and fifty times and more where it is transposed (`benchmarks/conv3d.py`). There the same
+slower than Eigen's 2D one, and fifty times and more where it is transposed (`benchmarks/conv3d.py`). There the same
 maps are computed from depth slabs:
 
 - forward: the slabs of `[b, d, h, w, c]` are images of one 2D convolution that carries the depth taps
