@@ -18,5 +18,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     augmentations = ("none", "cube") if scale == "smoke" else ("none", "cube", "paper16", "haar", "euler")
     config.axes = (one_field("augmentation", *augmentations), one_field("seed", *range(n_seeds)))
     if scale == "cpu":
-        config.base.training.steps, config.base.evaluation.points = 200, 5
+        config.base.training.steps, config.base.evaluation.points = 100, 5
     return config

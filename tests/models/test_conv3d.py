@@ -88,9 +88,9 @@ def test_values_and_derivatives_to_second_order_are_those_of_the_definition(size
         kernel, dkernel = normal(1, 2, size, size, size, c_in, c_out)
         args = (x, kernel, dx, dkernel)
         expected = jit(lambda *args: derivatives(lambda x, k: reference(x, k, stride), *args))(*args)
-        for formulation in FORMULATIONS:
-            f = layer(stride, formulation)
-            assert_same(jit(lambda *args, f=f: derivatives(f, *args))(*args), expected)
+        assert_same(jit(lambda *args: derivatives(layer(stride, "slabs"), *args))(*args), expected)
+        value = expected["value and jvp"][0]  # the derivatives of lax's own are JAX's
+        assert_same(jit(layer(stride, "direct"))(x, kernel), value)
 
 
 @pytest.mark.parametrize("size, stride", LAYERS)
