@@ -171,7 +171,8 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     def conv2d(a: Array, kernel: Array) -> Array:
         # The barriers keep XLA from repeating the element-wise work around it for every tap.
         images = lax.optimization_barrier(lax.collapse(a, 0, 2))
-        # XLA takes the faster of its 2D convolutions (Eigen's, not YNNPACK's: twice) only where the images grow.
+        # One row more than asked for, dropped again: where images grow XLA takes Eigen's convolution, which is up to
+        # twice as fast as YNNPACK's.
         around = ((padding, taps - padding), (padding, padding))
         y = lax.conv_general_dilated(images, kernel, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         y = y[:, : h + 2 * padding - taps + 1]
@@ -198,9 +199,8 @@ def _sums_of_taps(slabs: list[Array], padding: int, d_out: int) -> Iterator[Arra
         return tuple(t for t in range(len(slabs)) if 0 <= i + t - padding < d)
 
     for taps, run in groupby(range(d_out), reaching):
-        first, *rest = run
-        stop = (rest or [first])[-1] + 1
-        yield sum(slabs[t][:, first + t - padding : stop + t - padding] for t in taps)
+        run = list(run)
+        yield sum(slabs[t][:, run[0] + t - padding : run[-1] + 1 + t - padding] for t in taps)
 
 
 def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Array:
