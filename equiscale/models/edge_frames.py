@@ -34,12 +34,13 @@ def edge_frames(direction: Float[Array, "*items 3"], degree: int) -> Float[Array
 
 def into_frames(x: Coefficients, frames: Float[Array, "*items K K"]) -> Coefficients:
     """Coefficients in the frames."""
-    found = []
+    rows, found = _rows(x), []
     for degree in range(degree_of(x) + 1):
-        own = range(degree**2, (degree + 1) ** 2)
-        found.append([[(frames[..., i, j, None], j) for j in own] for i in own])
-    rows = _rows(x)
-    return jnp.stack([sum(d * rows[j] for d, j in row) for block in found for row in block], axis=-2)
+        own = slice(degree**2, (degree + 1) ** 2)
+        block = frames[..., own, own]
+        entries = iter(_rows(block.reshape(*block.shape[:-2], -1, 1)))
+        found += [sum(next(entries) * row for row in rows[own]) for _ in rows[own]]
+    return jnp.stack(found, axis=-2)
 
 
 def summed_from_frames(
@@ -76,8 +77,8 @@ def _rows(x: Float[Array, "*items n c"]) -> list[Float[Array, "*items c"]]:
 def _products(degree: int) -> tuple[np.ndarray, list[list[tuple[int, int, float]]]]:
     """All products in a frame: the matrix [paths, orders] of their weights, and for each row that comes out its terms.
 
-    A term is a row that goes in, the weight it is multiplied by, and a sign: weights are the same for m and -m, up to
-    the sign.
+    A term is a row that goes in, the weight it is multiplied by, and a sign: up to it, weights are the same for m and
+    -m, and so are those that take m to -m and -m to m.
     """
     ends = [c for _, _, c in paths(degree)]
     n_rows = (degree + 1) ** 2
@@ -85,19 +86,12 @@ def _products(degree: int) -> tuple[np.ndarray, list[list[tuple[int, int, float]
     for i, (a, b, c) in enumerate(paths(degree)):
         along = (2 * b + 1) ** 0.5 * coefficients((a, b, c))[:, b, :]
         table[i, a**2 : (a + 1) ** 2, c**2 : (c + 1) ** 2] = along / ends.count(c) ** 0.5
-    found: list[np.ndarray] = []
+    found: dict[tuple, tuple[int, np.ndarray]] = {}
     terms: list[list[tuple[int, int, float]]] = [[] for _ in range(n_rows)]
+    place = [(d, m) for d in range(degree + 1) for m in range(-d, d + 1)]
     for c, a in np.argwhere(np.abs(table).max(0).T > 1e-6):
-        q, sign = _place(table[:, a, c], found)
-        terms[c].append((int(a), q, sign))
-    return np.stack(found, axis=1), terms
-
-
-def _place(weight: np.ndarray, found: list[np.ndarray]) -> tuple[int, float]:
-    """Where the weight, or minus it, is among those found, and its sign there; a new one goes to the end."""
-    for q, other in enumerate(found):
-        for sign in (1.0, -1.0):
-            if np.allclose(weight, sign * other, atol=1e-6):
-                return q, sign
-    found.append(weight)
-    return len(found) - 1, 1.0
+        (ended, order), (began, before) = place[c], place[a]
+        weight = table[:, a, c]
+        q, known = found.setdefault((ended, began, abs(order), order == before), (len(found), weight))
+        terms[c].append((int(a), q, 1.0 if np.allclose(weight, known, atol=1e-6) else -1.0))
+    return np.stack([weight for _, weight in found.values()], axis=1), terms
