@@ -37,7 +37,7 @@ from equiscale.models.spherical_messages import (
     SphericalMessage,
     TensorMessage,
 )
-from equiscale.sphere.transform import sphere_of
+from equiscale.sphere.transform import Sphere, sphere_of
 
 _EXACT = {"rule": "design", "inverse": "least_squares", "norm": "coefficients", "spread": 2.0, "turned": False}
 _PUBLISHED = {"rule": "fibonacci_poles", "inverse": "columns", "norm": "points", "spread": None, "turned": True}
@@ -133,7 +133,8 @@ class SphericalTransformer(nn.Module):
     n_species: int = 110
     items_at_once: int | None = None
 
-    def setup(self):
+    def check(self) -> None:
+        """Raises ValueError for fields that do not fit, as `init` and `apply` do, before anything is computed."""
         known = {
             "message": ("spherical", "attention", "tensor"),
             "update": ("experts", "gate", "product"),
@@ -148,6 +149,10 @@ class SphericalTransformer(nn.Module):
                 f"degree {self.degree} and n_layers {self.n_layers} must be at least 1, n_rbf {self.n_rbf} at least 2 "
                 f"and the cutoff positive, got {self.cutoff}"
             )
+        self._sphere()
+
+    def setup(self):
+        self.check()
         self.embedding = Embedding(self.n_species, self.channels, self.radial_width, self.neighbours)
         self.layers = [self._layer(i) for i in range(self.n_layers)]
         self.last_norm = DegreeNorm()
@@ -169,8 +174,11 @@ class SphericalTransformer(nn.Module):
         """Whether there is spherical attention."""
         return self.message == "spherical" or (self.is_sampled and self.attend)
 
+    def _sphere(self) -> Sphere | None:
+        return sphere_of(self.rule, self.points, self.degree, self.inverse) if self.is_sampled else None
+
     def _layer(self, i: int) -> Layer:
-        sphere = sphere_of(self.rule, self.points, self.degree, self.inverse) if self.is_sampled else None
+        sphere = self._sphere()
         attention = {"norm": self.norm, "weighted": self.weighted, "spread": self.spread}
         attention["items_at_once"] = self.items_at_once
         told = {"radial_width": self.radial_width, "neighbours": self.neighbours}

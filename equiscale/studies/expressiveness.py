@@ -138,9 +138,12 @@ def n_fold_table(
     """One row for each network (of a degree), degree and number of spokes: means over seeds, and what theory forces.
 
     Rows that `skip` wants, as far as they are known before, are left out. In float64: in float32 rounding that norms
-    have blown up tells the stars apart, too.
+    have blown up tells the stars apart, too. Raises ValueError for points that a rule does not have.
     """
-    rows = [{"network": m, "degree": d, "n": n, "possible": d >= n} for m in networks for d in degrees for n in folds]
+    models = {(name, degree): make(degree) for name, make in networks.items() for degree in degrees}
+    for model in models.values():
+        model.check()
+    rows = [{"network": m, "degree": d, "n": n, "possible": d >= n} for m, d in models for n in folds]
     together = {}
     for row in rows:
         if not skip(row):
@@ -150,7 +153,7 @@ def n_fold_table(
         turns = np.array([2 * np.pi / (n + np.random.default_rng(n).integers(1, n, n_seeds)) for n in ns])
         with jax.enable_x64(True):
             inputs = jax.random.split(jax.random.key(0), n_seeds), jnp.array(ns), jnp.asarray(turns)
-            program = n_fold.lower(networks[name](degree), *inputs, most=max(ns), epochs=epochs)
+            program = n_fold.lower(models[name, degree], *inputs, most=max(ns), epochs=epochs)
             compiled = program.compile(compiler_options=QUICK if jax.default_backend() == "cpu" else None)
             found = jax.device_get(compiled(*inputs))
         for i, row in enumerate(rows):

@@ -29,3 +29,5 @@ def test_exact_and_sampled_kinds_are_told_apart():
     assert again["network"] == "est_published" and 0.1 < again["forces"] / sampled["forces"] < 10
     with pytest.raises(ValueError, match="est is none of est_exact"):
         next(exactness.measure(["est"], [1], [12], [graph], **settings))
+    with pytest.raises(ValueError, match="no design rule has 13 points"):
+        next(exactness.measure(["tfn", "est_exact"], [1], [13], [graph], **settings))

@@ -31,6 +31,14 @@ def test_below_n_degrees_only_broken_symmetry_tells_stars_apart(kind):
         assert all(row["difference"] > 1e-3 for row in rows)
 
 
+def test_points_that_a_rule_lacks_are_refused_before_any_training():
+    networks = {
+        kind: lambda degree, kind=kind: expressiveness.make(kind, degree, 13, 4) for kind in ("tfn", "est_exact")
+    }
+    with pytest.raises(ValueError, match="no design rule has 13 points; the nearest sizes are 12 and"):
+        next(expressiveness.n_fold_table(networks, [1], [3], n_seeds=2))
+
+
 @pytest.mark.slow  # rules are tested in tests/sphere
 def test_rules_are_compared_at_sizes_that_they_have(monkeypatch):
     chosen = ("spherical design", "Fibonacci with poles (released)", "e3nn grid, unweighted softmax")
