@@ -4,10 +4,14 @@ import os
 import shutil
 import tempfile
 
+from experiments import huge_pages
 from tests.commands import devices
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + devices(8)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Of the workers, which start after this is read, and of commands.
+os.environ.update(huge_pages.environment(dict(os.environ)))
 
 import hypothesis
 import jax
