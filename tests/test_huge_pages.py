@@ -53,7 +53,7 @@ def test_a_command_starts_again_where_that_brings_large_pages(tmp_path, monkeypa
 
 
 def test_a_command_that_starts_again_does_its_work_with_its_arguments():
-    line, settings = command("--format=json", module="models")
+    line, settings = command("--list", module="study")
     settings["env"].pop("GLIBC_TUNABLES", None)
     done = subprocess.run(line, **settings, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.startswith("["), done.stderr
+    assert done.returncode == 0 and "voxmol_percent" in done.stdout, done.stderr
