@@ -204,10 +204,12 @@ def scaling_figure(lines: Sequence[Line], names: Sequence[str], arms: Mapping[st
     for ax in panels:
         ax.set_xscale("log")
         ax.set_yscale("log")
-        low, high = ax.get_ylim()
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if high < 1e3 * low else (1,)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            few = high < 1e3 * low  # decades: matplotlib's own numbers between them run into each other
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if few else (1,)))
+            axis.set_minor_formatter(NullFormatter())
+            if few or axis is ax.yaxis:
+                axis.set_major_formatter("{x:g}")
         ax.grid(alpha=0.25)
     figure.suptitle(title, fontsize=10)
     return figure
