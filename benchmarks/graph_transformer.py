@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="molecules")
     parser.add_argument("--neighbours", type=int, default=20)
     parser.add_argument("--buckets", type=int, default=4, help="padded lengths of the ragged set")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=21)
     wanted = parser.parse_args()
     molecules, _ = nci.load(ELEMENTS, limit=400, max_heavy_atoms=24)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}")
