@@ -1,4 +1,4 @@
-"""Memory of computations on CPU in pages of 2 MB: training steps take half to three quarters of the time.
+"""Memory of computations on CPU in pages of 2 MB: training steps take 0.4 to 0.8 times as long.
 
 XLA asks for the memory of a program's temporary arrays anew in each call. Linux hands it out, and clears it, 4 kB at a
 time: forty thousand page faults a step for a graph transformer of 0.4M parameters, and half of all processor time. From
@@ -27,5 +27,5 @@ def restart() -> None:
     For packages to call when they are imported: only then is a module that runs by its name known by "-m".
     """
     wanted = environment(dict(os.environ))
-    if sys.argv[0] == "-m" and wanted != os.environ and KERNEL.exists() and "[madvise]" in KERNEL.read_text():
+    if sys.argv[:1] == ["-m"] and wanted != os.environ and KERNEL.exists() and "[madvise]" in KERNEL.read_text():
         os.execve(sys.executable, sys.orig_argv, wanted)
