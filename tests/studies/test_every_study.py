@@ -69,7 +69,7 @@ def test_its_first_run_trains_and_is_reported(name, tmp_path):
     assert html.escape(study.heading) in page and (tmp_path / "results.csv").exists()
 
 
-@pytest.mark.slow  # every run of every study with what is measured of it: an hour
+@pytest.mark.slow  # every run of every study with what is measured of it: 18 minutes to an hour
 @pytest.mark.parametrize("name", NAMES)
 def test_all_of_it(name, tmp_path):
     arguments = f"--config=configs/studies/{name}.py", "--config.scale=smoke", f"--workdir={tmp_path}"
