@@ -121,9 +121,9 @@ def measure(
     for kind in kinds:
         for s in points:
             model = SphericalTransformer(**KINDS[kind] | {"points": s, "turned": False} | fields)
+            model.check()
             known = {"network": kind, "points": s if model.is_sampled else 0}
             rows = [known | {"layers": n} for n in layers]
-            model.check()
             if missing := [row for row in rows if not skip(row)]:
                 deepest = max(row["layers"] for row in missing)
                 networks[tuple(known.values())] = model.clone(n_layers=deepest), missing
