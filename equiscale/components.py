@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from equiscale import frozen
-from equiscale.actions import Segments
+from equiscale.actions import Action, Segments
 from equiscale.decompose import check_prediction, count_rows
 from equiscale.losses import square_norm
 from equiscale.parameters import insert, select
@@ -210,16 +210,10 @@ def components(
     """
     double = jnp.dtype(dtype) == jnp.float64
     with jax.enable_x64(True) if double else contextlib.nullcontext():
-        params, x, y, mask, weight = (_cast(tree, dtype) for tree in (params, x, y, mask, weight))
-        chosen = select(params, *([only] if isinstance(only, str) else only))
-        vector, unravel = ravel_pytree(chosen)
+        params, x, y, mask, weight = (as_type(tree, dtype) for tree in (params, x, y, mask, weight))
+        names, vector, unravel = chosen_vector(params, only)
         n = count_rows(sym, y, weight)
-        square, counts = square_norm(sym.act_target, y, n, mask=mask, segments=segments)
-        weight = jnp.where(counts > 0, jnp.ones(n) if weight is None else weight, 0)
-        # square is diagonal: half its gradient at 1 is what each entry weighs.
-        ones = jax.tree.map(jnp.ones_like, y)
-        entry = ravel_pytree(jax.grad(lambda e: jnp.vdot(weight / weight.sum(), square(e)) / 2)(ones))[0]
-
+        entry = entry_weights(sym.act_target, y, n, mask=mask, weight=weight, segments=segments)
         ids = jnp.arange(n) if example_ids is None else jnp.asarray(example_ids)
         elements, weights = draw_elements(sym.measure, key, ids)
         elements = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), elements)
@@ -236,10 +230,29 @@ def components(
         constants = parts.constants()
         features = jax.jit(lambda c, e: jax.lax.map(lambda g: parts.known(c, g), e))(constants, elements)
         data = Data(constants, features, weights, entry, ravel_pytree(y)[0].astype(dtype))
-    return Components(parts.rest, data, vector, chosen, unravel, sym.measure.name)
+    return Components(parts.rest, data, vector, names, unravel, sym.measure.name)
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
+def chosen_vector(params: Any, only: str | Sequence[str]) -> tuple[tuple[str, ...], Array, Callable]:
+    """Names of the parameters that `only` matches, all of them in one vector, and how to take that apart again."""
+    chosen = select(params, *([only] if isinstance(only, str) else only))
+    return tuple(chosen), *ravel_pytree(chosen)
+
+
+def entry_weights(
+    act: Action, y: Any, n: int, *, mask: Any = None, weight: Any = None, segments: Segments = None
+) -> Float[Array, " rows"]:
+    """S: what each entry of the targets of `n` examples weighs in the loss."""
+    square, counts = square_norm(act, y, n, mask=mask, segments=segments)
+    weight = jnp.where(counts > 0, jnp.ones(n) if weight is None else weight, 0)
+    # square is diagonal: half its gradient at 1 is what each entry weighs.
+    ones = jax.tree.map(jnp.ones_like, y)
+    return ravel_pytree(jax.grad(lambda e: jnp.vdot(weight / weight.sum(), square(e)) / 2)(ones))[0]
+
+
+def as_type(tree: Any, dtype: Any) -> Any:
+    """The same with its floating-point arrays in `dtype`."""
+
     def one(leaf):
         return jnp.asarray(leaf, dtype) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 

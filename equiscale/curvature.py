@@ -11,6 +11,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from equiscale import lanczos
 from equiscale.components import Components, Vector
+from equiscale.head_range import Range, head_range
 from equiscale.spectrum import Spectrum
 
 MOST_DENSE = 7_000  # parameters up to which a dense spectrum takes minutes
@@ -18,32 +19,62 @@ Progress = Callable[[Iterable[int]], Iterable[int]]  # such as tqdm.tqdm
 
 
 def hessians(
-    of: Components, vector: Vector | None = None, *, block: int = 16, limit: int = MOST_DENSE, progress: Progress = iter
-) -> dict[str, Float[np.ndarray, "n n"]]:
+    of: Components,
+    vector: Vector | None = None,
+    *,
+    within: Range | None = None,
+    block: int = 16,
+    limit: int = MOST_DENSE,
+    progress: Progress = iter,
+) -> dict[str, Float[np.ndarray, "m m"]]:
     """The Hessians of mean and equivariance loss, dense and symmetric; that of the total is their sum.
 
     Columns come `block` at a time, so that beside the two matrices memory is that of `block` passes through the
-    chosen layers.
+    chosen layers. With `within`, a space outside which both are zero (`equiscale.head_range`), they are in its
+    coordinates, m instead of all n.
 
-    Raises ValueError beyond `limit` parameters, and FloatingPointError if the columns do not form a symmetric matrix.
+    Raises ValueError beyond `limit` parameters (or coordinates), and FloatingPointError if the columns do not form a
+    symmetric matrix, or the Hessians reach outside the space.
     """
-    if of.n > limit:
+    vector = of.vector if vector is None else vector
+    m = of.n if within is None else len(within.kept)
+    if m > limit:
         raise ValueError(
-            f"two dense Hessians of {of.n:,} parameters (limit {limit:,}) would take {16 * of.n**2 / 2**30:.1f} GiB "
+            f"two dense Hessians of {m:,} parameters (limit {limit:,}) would take {16 * m**2 / 2**30:.1f} GiB "
             "and long to diagonalise: choose fewer with only=..., use `extremes` or `density`, or raise limit="
         )
-    vector = of.vector if vector is None else vector
-    block = min(block, of.n)
+    block = min(block, m)
     parts = ("mean", "equiv")
-    found = {part: np.empty((of.n, of.n), of.vector.dtype) for part in parts}
-    for first in progress(range(0, of.n, block)):
-        first = min(first, of.n - block)  # the last block overlaps the one before: one shape, one compilation
-        directions = np.zeros((block, of.n), of.vector.dtype)
+    found = {part: np.empty((m, m), of.vector.dtype) for part in parts}
+    for first in progress(range(0, m, block)):
+        first = min(first, m - block)  # the last block overlaps the one before: one shape, one compilation
+        directions = np.zeros((block, m), of.vector.dtype)
         directions[np.arange(block), first + np.arange(block)] = 1
-        rows = of.products(vector, directions, parts)
+        rows = of.products(vector, directions if within is None else within.lift(directions, of.n), parts)
         for part in parts:
-            found[part][first : first + block] = rows[part]
+            found[part][first : first + block] = rows[part] if within is None else within.restrict(rows[part])
+    if within is not None:
+        _check_range(of, vector, within, {part: float(np.abs(found[part]).max(initial=0)) for part in parts})
     return {part: _symmetric(matrix, part) for part, matrix in found.items()}
+
+
+def _check_range(of: Components, vector: Vector, within: Range, scales: dict[str, float]) -> None:
+    """That what lies outside the space is mapped to zero: a random direction, so all of it almost surely."""
+    anywhere = np.random.default_rng(0).normal(size=(1, of.n)).astype(of.vector.dtype)
+    outside = anywhere - within.lift(within.restrict(anywhere), of.n)
+    for part, row in of.products(vector, outside, tuple(scales)).items():
+        worst = float(np.abs(row).max())
+        if not worst <= 1e3 * of.n * np.finfo(row.dtype).eps * scales[part]:
+            raise FloatingPointError(
+                f"the Hessian of {part}, with entries up to {scales[part]:.2g}, is not zero outside the given space: a "
+                f"direction there gives {worst:.2g}; leave out within="
+            )
+
+
+def spectra(of: Components, vector: Vector | None = None, **settings) -> dict[str, Spectrum]:
+    """Of the dense Hessians of mean and equivariance loss, in their range where it is known; settings as `hessians`."""
+    found = hessians(of, vector, within=head_range(of, vector), **settings)
+    return {part: Spectrum.of(found.pop(part), n=of.n) for part in tuple(found)}
 
 
 def _symmetric(matrix: np.ndarray, part: str) -> np.ndarray:

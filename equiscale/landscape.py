@@ -18,13 +18,14 @@ class Plane(NamedTuple):
     losses: dict[str, Float[np.ndarray, "n_a n_b"]]  # total, mean, equiv
 
 
-def eigen_axes(total: Float[np.ndarray, "n n"]) -> tuple[np.ndarray, np.ndarray]:
-    """The eigenvectors of the total loss's Hessian for its largest and its smallest positive eigenvalue.
+def eigen_axes(
+    values: Float[np.ndarray, " m"], vectors: Float[np.ndarray, "n m"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The eigenvectors of the total loss's Hessian (`numpy.linalg.eigh`) for its largest and smallest positive value.
 
     Where that one is rounding (`Spectrum.condition_is_noise`) the second is an arbitrary vector of the null space.
     Raises ValueError if no eigenvalue is positive.
     """
-    values, vectors = np.linalg.eigh(total)
     if values[-1] <= 0:
         raise ValueError(f"no eigenvalue is positive (the largest is {values[-1]:.3g})")
     return vectors[:, -1], vectors[:, np.argmax(values > 0)]

@@ -19,16 +19,17 @@ class Spectrum:
     noise: float
 
     @classmethod
-    def of(cls, matrix: Float[np.ndarray, "n n"]) -> "Spectrum":
-        """Of a symmetric matrix (its lower triangle), by the dense solver of its precision."""
+    def of(cls, matrix: Float[np.ndarray, "m m"], n: int | None = None) -> "Spectrum":
+        """Of a symmetric matrix (its lower triangle), by the dense solver of its precision; `n` as for `known`."""
         matrix = np.asarray(matrix)
-        return cls.known(np.linalg.eigvalsh(matrix), np.finfo(matrix.dtype).eps)
+        return cls.known(np.linalg.eigvalsh(matrix), np.finfo(matrix.dtype).eps, n)
 
     @classmethod
-    def known(cls, eigenvalues: Float[np.ndarray, " n"], eps: float) -> "Spectrum":
-        """Of eigenvalues found with relative precision `eps`."""
-        eigenvalues = np.sort(np.asarray(eigenvalues, np.float64))
-        return cls(eigenvalues, len(eigenvalues) * eps * float(np.abs(eigenvalues).max(initial=0)))
+    def known(cls, eigenvalues: Float[np.ndarray, " m"], eps: float, n: int | None = None) -> "Spectrum":
+        """Of eigenvalues found with relative precision `eps`; all others of `n` are zero."""
+        found = np.asarray(eigenvalues, np.float64)
+        found = np.sort(np.pad(found, (0, (n or len(found)) - len(found))))
+        return cls(found, len(found) * eps * float(np.abs(found).max(initial=0)))
 
     @classmethod
     def of_squares(cls, singular_values: Float[np.ndarray, " n"]) -> "Spectrum":

@@ -6,12 +6,13 @@
     python -m experiments.spectrum --workdir=runs/quickstart --only='*' --density      # matrix-free: any size
 
 Of a checkpoint the Hessians of mean and equivariance loss with respect to the parameters that --only matches, dense
-and in float64, over the run's rotations; their spectra and condition numbers, with the noise floor of each; both
-losses on one plane along two eigenvectors of the total loss (section 3.4 of the training-dynamics paper). And of plain
-U-Nets, for every arm, how far the kernels are from those that commute with the cube, and what scaling that part does to
-the losses. --workdir is the quickstart's folder, or that of any run. Writes spectrum/*.npz and *.json and PNG figures
-into it. Dense Hessians of the quickstart's default 1,736 parameters take about two minutes on 2 cores; --density gives
-a spectral density instead, for any number of parameters.
+and in float64, over the run's rotations, or over all there are where only a force head breaks symmetry (in closed
+form); their spectra and condition numbers, with the noise floor of each; both losses on one plane along two
+eigenvectors of the total loss (section 3.4 of the training-dynamics paper). And of plain U-Nets, for every arm, how far
+the kernels are from those that commute with the cube, and what scaling that part does to the losses. --workdir is the
+quickstart's folder, or that of any run. Writes spectrum/*.npz and *.json and PNG figures into it. Dense Hessians of the
+quickstart's default 1,736 parameters take about two minutes on 2 cores; --density gives a spectral density instead, for
+any number of parameters.
 """
 
 import json
@@ -22,6 +23,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from equiscale.curvature import MOST_DENSE
 from equiscale.studies import curvature_study as study
 from equiscale.studies import instrument_figures as figures
 from equiscale.training.checkpoints import restore_params
@@ -37,6 +39,7 @@ MOLECULES = flags.DEFINE_integer("molecules", 1, "training examples the losses a
 DENSITY = flags.DEFINE_bool("density", False, "a spectral density by Lanczos instead of dense Hessians")
 PROBES = flags.DEFINE_integer("probes", 4, "random vectors of the density", lower_bound=1)
 LANCZOS_STEPS = flags.DEFINE_integer("lanczos_steps", 30, "products a random vector", lower_bound=2)
+MOST = flags.DEFINE_integer("most", MOST_DENSE, "parameters up to which Hessians are dense", lower_bound=1)
 HALF_WIDTH = flags.DEFINE_integer("half_width", 8, "points of the plane each way from the checkpoint", lower_bound=1)
 
 
@@ -60,7 +63,8 @@ def run(workdir: pathlib.Path, config: ConfigDict, arm: str) -> None:
     step, params = restore_params(workdir / arm, STEP.value)
     label = f"{arm}-{step}" if arm else f"step-{step}"
     only = ONLY.value or [config.evaluation.curvature_of]
-    about = f"{MOLECULES.value} training example(s), {task.symmetry.measure.name}"
+    over = "SO(3) in closed form" if task.closed_components else task.symmetry.measure.name
+    about = f"{MOLECULES.value} training example(s), {over}"
     if DENSITY.value:
         density(task, params, only, folder, label, about)
     else:
@@ -93,7 +97,8 @@ def dense(task, params, only: list[str], rate: float, folder: pathlib.Path, labe
         n_molecules=MOLECULES.value,
         learning_rate=rate,
         half_width=HALF_WIDTH.value,
-        progress=lambda blocks: tqdm(blocks, desc="Hessian", unit="block"),
+        limit=MOST.value,
+        progress=lambda items, what: tqdm(items, desc=what),
     )
     study.save_curvature(folder, label, found)
     n = len(found.spectra["mean"].eigenvalues)

@@ -11,6 +11,7 @@ import numpy as np
 import equiscale as es
 from equiscale import curvature, landscape, subspace
 from equiscale.components import Components
+from equiscale.head_range import head_range
 from equiscale.lanczos import Density
 from equiscale.landscape import Plane
 from equiscale.parameters import by_path, insert
@@ -31,7 +32,7 @@ class Curvature(NamedTuple):
 
 
 def components_of(task: Task, params: Any, only: str | Sequence[str], n_molecules: int) -> Components:
-    """The components on the first training molecules, over the task's group elements, in float64."""
+    """The components on the first training molecules, in float64: closed forms, or over the task's group elements."""
     return task.components(params, first_of(task.train[0], n_molecules), only=only)
 
 
@@ -52,17 +53,32 @@ def dense(
     n_molecules: int,
     learning_rate: float,
     half_width: int,
-    progress: Progress = iter,
+    limit: int = curvature.MOST_DENSE,
+    progress: Callable[[Iterable, str], Iterable] = lambda items, what: items,
 ) -> Curvature:
-    """Dense spectra and the paper's loss plane: one step is 2.5 learning rates times the norm of the whole gradient."""
+    """Dense spectra and the paper's loss plane: one step is 2.5 learning rates times the norm of the whole gradient.
+
+    Hessians of a force head and the network before it are made and diagonalised in their range, half of all directions.
+    Raises what `curvature.hessians` raises, beyond `limit` parameters for one.
+    """
     of = components_of(task, params, only, n_molecules)
-    found = curvature.hessians(of, progress=progress)
+    within = head_range(of)
+    found = curvature.hessians(of, within=within, limit=limit, progress=lambda blocks: progress(blocks, "Hessians"))
     found["total"] = found["mean"] + found["equiv"]
-    axes = landscape.eigen_axes(found["total"])
+    spectra = {}
+    for part in progress((*PARTS, "total"), "eigenvalues"):
+        matrix = found.pop(part)  # each is let go before the solver's copies of the next
+        if part != "total":
+            spectra[part] = Spectrum.of(matrix, of.n)
+            continue
+        values, vectors = np.linalg.eigh(matrix)
+        spectra[part] = Spectrum.known(values, np.finfo(values.dtype).eps, of.n)
+    axes = landscape.eigen_axes(values, vectors)
+    if within is not None:
+        axes = within.lift(np.stack(axes), of.n)
     gradient = jax.jit(task.gradients)(params, first_of(task.train[0], n_molecules)).norms.total
     step = landscape.paper_step(learning_rate, float(gradient))
     plane = landscape.plane(of, *axes, step, half_width=half_width)
-    spectra = {part: Spectrum.of(matrix) for part, matrix in found.items()}
     return Curvature(spectra, plane, of.names, n_molecules)
 
 

@@ -6,6 +6,7 @@ force head alone are decomposed in closed form too, without a single rotation (`
 "head" of a run; the errors in eV and eV/angstrom are its scores "errors".
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import equiscale as es
 from equiscale import actions
 from equiscale.data.element_references import Scale
 from equiscale.data.graphs import TURNED, Graph
+from equiscale.head_components import head_components
 from equiscale.models import graph_transformer, spherical_transformer, tensor_field
 from equiscale.models.force_head import Prediction
 from equiscale.models.graph_transformer import GraphTransformer
@@ -110,6 +112,9 @@ def make_task(
     def pair(rows: LabelledGraphs) -> Pair:
         return Pair(rows.graph, rows.forces, rows.weight, rows.counted)
 
+    def force_moments(params, graph: Graph):
+        return model.apply({"params": params}, graph, method="force_moments")
+
     return Task(
         name=f"force field, augmentation {augmentation}",
         init=init,
@@ -122,7 +127,13 @@ def make_task(
         symmetry=es.Symmetry(measure, act_in=TURNED, act_out=es.vectors),
         element_key=element_key,
         scores=scores_of(model, scale),
+        closed_components=functools.partial(head_components, force_moments) if breaks_in_head(model) else None,
     )
+
+
+def breaks_in_head(model: nn.Module) -> bool:
+    """Whether all that can break the equivariance of its forces is `ForceHead`, which has closed forms."""
+    return isinstance(model, GraphTransformer) and model.forces == "direct"
 
 
 def scores_of(model: nn.Module, scale: Scale) -> dict[str, Score]:
@@ -132,7 +143,7 @@ def scores_of(model: nn.Module, scale: Scale) -> dict[str, Score]:
         return error_moments(model.apply({"params": params}, rows.graph), rows, scale)
 
     scores = {"errors": Score(errors, error_record)}
-    if isinstance(model, GraphTransformer) and model.forces == "direct":
+    if breaks_in_head(model):
         scores["head"] = head_score(model)
     if isinstance(model, SphericalTransformer) and model.attends:
         scores["attention"] = attention_score(model)

@@ -72,7 +72,8 @@ class Task(NamedTuple):
     `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
     `validation` batches, always the same for the same batch. Parameters whose paths match `frozen` stay as they are
     from the start. `scores` are instruments of the task's own. With `clusters`, labels of the training examples set by
-    set, an epoch takes one random member of every cluster.
+    set, an epoch takes one random member of every cluster. `closed_components` stand
+    where averages over the group are known without its elements.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Task(NamedTuple):
     frozen: str = ""
     scores: Mapping[str, Score] = MappingProxyType({})
     clusters: Sequence[np.ndarray] | None = None
+    closed_components: Callable[..., Components] | None = None  # (params, x, y, *, only, mask, weight)
 
     def evaluate(self, params: Params, batch: Batch, **settings) -> Decomposition:
         """The decomposed loss on a validation batch; results add up. `settings` as for `decompose`."""
@@ -111,10 +113,15 @@ class Task(NamedTuple):
         return reconstruction(lambda x: self.predict(params, x), self.symmetry, pair.x, pair.y, **settings)
 
     def components(self, params: Params, batch: Batch, **settings) -> Components:
-        """The components on a validation batch as functions of chosen parameters (`only=...`)."""
+        """The components on a validation batch as functions of chosen parameters (`only=...`).
+
+        In closed form where they are known, over the measure's elements otherwise.
+        """
         pair = self.pair(batch)
-        settings = {"key": self.element_key, **_counted(pair), **settings}
-        return components(self.predict, params, self.symmetry, pair.x, pair.y, **settings)
+        settings = {**_counted(pair), **settings}
+        if self.closed_components:
+            return self.closed_components(params, pair.x, pair.y, **settings)
+        return components(self.predict, params, self.symmetry, pair.x, pair.y, key=self.element_key, **settings)
 
 
 def _counted(pair: Pair) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from equiscale import actions, curvature
-from equiscale.spectrum import Spectrum
 from equiscale.tasks import alignment
 from equiscale.tasks.task import Task, first_of
 from equiscale.training.devices import everywhere, spread_examples
@@ -47,8 +46,8 @@ def spectrum_instrument(task: Task, mesh: Mesh, *, examples: int, only: str, **_
     few = first_of(task.train[0], examples)
 
     def measure(params):
-        found = curvature.hessians(task.components(jax.device_get(everywhere(params, mesh)), few, only=only))
-        return {part: Spectrum.of(m).record() for part, m in found.items()} | {"only": only, "examples": examples}
+        found = curvature.spectra(task.components(jax.device_get(everywhere(params, mesh)), few, only=only))
+        return {part: s.record() for part, s in found.items()} | {"only": only, "examples": examples}
 
     return measure
 
