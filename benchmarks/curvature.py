@@ -1,7 +1,8 @@
 """Dense Hessians of mean and equivariance loss: blocks of columns with the frozen trunk cached, against other ways.
 
-    python -m benchmarks.curvature              # both tables, about eight minutes on 2 cores
+    python -m benchmarks.curvature              # all tables, about ten minutes on 2 cores
     python -m benchmarks.curvature hessians
+    python -m benchmarks.curvature head         # of EScAIP's force head and the network before it
     python -m benchmarks.curvature gradients
 
 Ten rotations, about 10,000 outputs over all of them, float64. Seconds are for all columns, from the median of a few
@@ -20,9 +21,12 @@ import numpy as np
 import equiscale as es
 from benchmarks.decompose import interleaved, seconds, temporary_bytes
 from benchmarks.transformer import CoordinateTransformer, molecules
-from equiscale import curvature
+from equiscale import curvature, force_algebra
 from equiscale.components import components
 from equiscale.gradients import gradients
+from equiscale.head_components import head_components
+from equiscale.head_range import head_range
+from equiscale.models.force_head import ForceHead
 
 HEADS = {1_455: (484, None), 6_863: (66, 98), 33_399: (128, 253)}  # parameters: features, hidden width of the head
 BLOCK = 16
@@ -114,6 +118,49 @@ def hessians() -> None:
             print(f"| {n:,} | largest eigenvalue, 50 Lanczos steps (error {ends.largest_error:.0e}) | {took:.1f} | | |")
 
 
+class Head(nn.Module):
+    """EScAIP's force head of 33,408 parameters with the network before it, on given features of atoms and edges."""
+
+    @nn.compact
+    def __call__(self, x):
+        return ForceHead(hidden=128, output_multiplier=1, name="force_head")(
+            x["atoms"], x["edges"], x["direction"], False
+        )
+
+
+def force_head() -> None:
+    """Seconds for all columns: ten rotations, closed forms, and closed forms in the range of the Hessians."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    shapes = {"atoms": (4, 20, 128), "edges": (4, 20, 19, 128), "direction": (4, 20, 19, 3)}
+    x = {name: jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=False)}
+    params, y = Head().init(keys[3], x)["params"], jax.random.normal(keys[4], (4, 20, 3))
+    model = {"only": ["force_head/weight", "force_head/network/*"]}
+
+    def moments(params, x):
+        return Head().apply({"params": params}, x)
+
+    acts = {"atoms": es.trivial, "edges": es.trivial, "direction": es.vectors}
+    sym = es.Symmetry(es.so3.haar(10), acts, es.vectors)
+    ten = components(
+        lambda p, x: force_algebra.forces(*moments(p, x)), params, sym, x, y, key=jax.random.key(1), **model
+    )
+    closed = head_components(moments, params, x, y, **model)
+    within = head_range(closed)
+    assert closed.n == 33_408
+    directions = np.eye(BLOCK, closed.n)
+    times = interleaved(
+        ten=lambda: ten.products(ten.vector, directions), closed=lambda: closed.products(closed.vector, directions)
+    )
+    print("\n| columns | way | seconds for all columns |")
+    print("|---|---|---|")
+    for way, columns, took in (
+        ("ten rotations", closed.n, times["ten"]),
+        ("closed form", closed.n, times["closed"]),
+        ("closed form, in their range", len(within.kept), times["closed"]),
+    ):
+        print(f"| {columns:,} | {way} | {took * columns / BLOCK:.0f} |", flush=True)
+
+
 def both_gradients() -> None:
     print("\n| batch | K | time / K plain gradients | memory / one plain gradient |")
     print("|---|---|---|---|")
@@ -147,9 +194,11 @@ def both_gradients() -> None:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["hessians", "gradients"]
+    wanted = sys.argv[1:] or ["hessians", "head", "gradients"]
     print(f"jax {jax.__version__}, {jax.devices()[0].platform} {jax.devices()[0].device_kind}")
     if "hessians" in wanted:
         hessians()
+    if "head" in wanted:
+        force_head()
     if "gradients" in wanted:
         both_gradients()

@@ -8,6 +8,7 @@ import pytest
 import equiscale as es
 from configs.force_field import get_config
 from configs.spherical import KINDS
+from equiscale import force_algebra
 from equiscale.data.element_references import fit_scale
 from equiscale.data.force_frames import from_records
 from equiscale.data.stored_forces import write_forces
@@ -15,8 +16,9 @@ from equiscale.models.force_head import Prediction
 from equiscale.models.graph_transformer import GraphTransformer
 from equiscale.models.spherical_transformer import SphericalTransformer
 from equiscale.models.tensor_field import TensorField
+from equiscale.studies.curvature_study import dense
 from equiscale.tasks import force_field, force_losses, force_sets
-from equiscale.tasks.task import Streamed
+from equiscale.tasks.task import Streamed, first_of
 from equiscale.training import loop
 from equiscale.training.instruments import make_instruments
 from equiscale.training.run_folder import read_metrics
@@ -121,6 +123,21 @@ def test_the_closed_form_is_what_sampling_estimates(case):
     assert exact["percent"] == pytest.approx(float(d.percent), rel=0.03) and exact["percent"] > 1
     assert exact["bounds_hold"] and exact["lowest"] <= exact["effective"] <= exact["highest"]
     assert 1 / 3 < exact["share_of_largest"] <= 1 and exact["purity"] > 0
+
+
+def test_curvature_is_that_of_the_closed_form_in_the_range_of_its_hessians(case):
+    task, params = case
+    only = ["force_head/weight", "force_head/network/*"]
+    found = dense(task, params, only=only, n_molecules=3, learning_rate=1e-3, half_width=1)
+    batch = first_of(task.train[0], 3)
+    moments = TRANSFORMER.apply({"params": params}, batch.graph, method="force_moments")
+    exact = force_algebra.decompose(*moments, batch.forces, mask=batch.counted)
+    c = task.components(params, batch, only=only)
+    assert c.measure == "SO(3) in closed form" and c.n == 3 * 8 + 8 * 16 + 16 + 16 * 8 + 8
+    for part in ("total", "mean", "equiv"):
+        np.testing.assert_allclose(found.plane.losses[part][1, 1], getattr(exact, part), rtol=1e-5)
+        # Inside, 16 wide; 16 + 1 rows of 8 in the last layer, of which three and three directions are not in the range.
+        assert found.spectra[part].rank <= c.n - (17 - 3) * (8 - 3) < len(found.spectra[part].eigenvalues) == c.n
 
 
 def test_the_twin_has_the_same_mean_loss_and_no_equivariance_error(case):
