@@ -102,7 +102,7 @@ def dense(task, params, only: list[str], rate: float, folder: pathlib.Path, labe
     )
     study.save_curvature(folder, label, found)
     n = len(found.spectra["mean"].eigenvalues)
-    title = f"{label}: {n:,} parameters ({', '.join(found.names)}),\n{about}, float64"
+    title = f"{label}: {n:,} parameters ({', '.join(only)}),\n{about}, float64"
     for name, figure in {
         "spectrum": figures.spectrum_figure({p: found.spectra[p] for p in study.PARTS}, title),
         "plane": figures.plane_figure(found.plane, title),

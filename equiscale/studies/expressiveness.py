@@ -30,7 +30,9 @@ RATE, EPOCHS = 1e-4, 100  # Adam, one star at a time, as published
 TURNS = 8  # random turns of the points in the control
 # The compiler takes most of the time: with these a third of it, and the program is no slower.
 QUICK = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
-FEW = 10  # spokes; stars of more are computed apart from these, which would be padding for the most part
+# Spokes; stars of more are computed apart from these, which would be padding for the most part, and a star, a seed and
+# so many edges at a time: all together they would take 40 GB at degree 10.
+FEW, EDGES = 10, 2_048
 
 
 class Accuracy(NamedTuple):
@@ -73,6 +75,8 @@ def n_fold(
     """The test of `folds [folds]` spokes, `most` at most, for each seed `keys [seeds]`; `turns [folds, seeds]` are the
     angles between the stars. Fields are `[folds, seeds]`.
     """
+    large = most > FEW
+    model = model.clone(items_at_once=EDGES) if large else model
 
     def one(n, key, turn) -> Accuracy:
         graph = stars(n, turn, most)
@@ -82,6 +86,9 @@ def n_fold(
         head = jax.random.normal(head_key, (width, 2)) / width**0.5
 
         def features(network, graph):
+            if large and len(graph.species) > 1:
+                stars = jax.tree.map(lambda a: a[:, None], graph)
+                return jax.lax.map(lambda star: features(network, star)[0], stars)
             h = model.apply({"params": network}, graph, method="atoms")
             return jnp.sum(jnp.where(graph.is_atom[..., None, None], h, 0), axis=1)
 
@@ -122,7 +129,13 @@ def n_fold(
         difference = jnp.linalg.norm(first - second) / jnp.linalg.norm(first)
         return Accuracy(history.max(), history[-1], control, difference)
 
-    return jax.lax.map(lambda fold: jax.vmap(one, (None, 0, 0))(fold[0], keys, fold[1]), (folds, turns))
+    def seeds(fold):
+        n, turns = fold
+        if large:
+            return jax.lax.map(lambda seed: one(n, *seed), (keys, turns))
+        return jax.vmap(one, (None, 0, 0))(n, keys, turns)
+
+    return jax.lax.map(seeds, (folds, turns))
 
 
 def n_fold_table(
