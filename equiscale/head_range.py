@@ -5,11 +5,11 @@ and know A by its products with these rows alone (`equiscale.force_algebra`): an
 
     L = F(A w_x, A w_y, A w_z, everything else).
 
-With g_k = dF / d(A w_k), a step dA changes A's gradient, sum_k g_k w_k^T, in the rows' directions, and a step dw_k
-changes it by g_k dw_k^T besides. So its Hessian maps everything into v w_k^T and g_k e^T with any v and e, and its rank
-is (a + h) less than three times the rank of either, a h - (a - r_g) (h - r_w) of the a h directions of A: for EScAIP's
-33,408 parameters 17,658 in all, of both losses together. The other eigenvalues are zero whatever the weights, and a
-condition number over the smallest positive one divides by their rounding.
+With g_k = dF / d(A w_k), A's gradient is sum_k g_k w_k^T. Any step changes it by v_k w_k^T with some v_k, and a step
+dw_k by g_k dw_k^T besides. So of the a h directions of A the Hessian reaches v w_k^T and g_k e^T, with any v and e:
+where r_g of the g_k and r_w of the w_k are independent a h - (a - r_g) (h - r_w), which for EScAIP's 33,408 parameters
+leaves 17,658 in all, of both losses together. The other eigenvalues are zero whatever the weights, and a condition
+number over the smallest positive one divides by their rounding.
 """
 
 from typing import NamedTuple
