@@ -65,8 +65,10 @@ def head_range(of: Components, vector: Vector | None = None) -> Range | None:
     rows = leaves(vector)[HEAD]
     if np.linalg.matrix_rank(rows) < len(rows):
         return None  # then A's gradient does not tell the g_k apart
-    slopes = of.gradients(vector)
-    left, of_slopes = _basis(np.concatenate([last(slopes[part]) for part in ("mean", "equiv")], 1))
+    found = of.gradients(vector)
+    slopes = [last(found[part]) for part in ("mean", "equiv")]
+    # Each at its own scale: the directions of the smaller loss count as much.
+    left, of_slopes = _basis(np.concatenate([a / (np.linalg.norm(a) or 1) for a in slopes], 1))
     right, of_rows = _basis(rows.T)
     block = last(np.arange(of.n, dtype=of.vector.dtype)).astype(int)
     outside = block[of_slopes:, of_rows:]  # in turned coordinates
