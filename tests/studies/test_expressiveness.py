@@ -31,6 +31,22 @@ def test_below_n_degrees_only_broken_symmetry_tells_stars_apart(kind):
         assert all(row["difference"] > 1e-3 for row in rows)
 
 
+@pytest.mark.slow  # compiles for half a minute
+def test_a_star_and_a_seed_at_a_time_come_to_the_same(monkeypatch):
+    def found():
+        expressiveness.n_fold.clear_cache()
+        networks = {"tfn": lambda degree: expressiveness.make("tfn", degree, 0, 2)}
+        (row,) = expressiveness.n_fold_table(networks, [2], [2], n_seeds=2, epochs=2)
+        return row
+
+    together = found()
+    monkeypatch.setattr(expressiveness, "FEW", 1)
+    apart = found()
+    assert together["difference"] > 0.1 and together.keys() == apart.keys()
+    numbers = {name: value for name, value in together.items() if isinstance(value, float)}
+    assert {name: apart[name] for name in numbers} == pytest.approx(numbers, rel=1e-10)
+
+
 def test_points_that_a_rule_lacks_are_refused_before_any_training():
     networks = {
         kind: lambda degree, kind=kind: expressiveness.make(kind, degree, 13, 4) for kind in ("tfn", "est_exact")
