@@ -41,7 +41,7 @@ def hessians(
     if m > limit:
         raise ValueError(
             f"two dense Hessians of {m:,} parameters (limit {limit:,}) would take {16 * m**2 / 2**30:.1f} GiB "
-            "and long to diagonalise: choose fewer with only=..., use `extremes` or `density`, or raise limit="
+            "and long to diagonalise: choose fewer with only=..., use `extremes` or `density`, or raise limit= (--most)"
         )
     block = min(block, m)
     parts = ("mean", "equiv")
