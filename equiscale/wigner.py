@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from equiscale.rotations import HIGHEST
+from equiscale.solid_harmonics import solid_harmonics
 
 
 @partial(jax.jit, static_argnums=1)
@@ -17,19 +18,10 @@ def wigner_d(rotation: Float[Array, "*batch 3 3"], degree: int) -> Float[Array, 
     Computed as D(R) = int Y(R p) Y(p)' dp by an exact rule. Through Euler angles, as in e3nn, a float32 D of a rotation
     by 1e-4 is wrong by as much as that.
     """
-    import e3nn_jax as e3nn
-
-    irreps = e3nn.Irreps.spherical_harmonics(degree)
-
-    def harmonics(points):
-        # The dense algorithm compiles ten times faster than the one that e3nn chooses.
-        algorithm = ("recursive", "dense", "custom_jvp")
-        return e3nn.spherical_harmonics(irreps, points, False, normalization="integral", algorithm=algorithm).array
-
     points, weights = (a.astype(rotation.dtype) for a in _exact_rule(2 * degree))
     turned = jnp.einsum("...ij,sj->...si", rotation, points, precision=HIGHEST)
-    back = weights[:, None] * harmonics(jnp.asarray(points))
-    return jnp.einsum("...sj,sk->...jk", harmonics(turned), back, precision=HIGHEST)
+    back = weights[:, None] * solid_harmonics(jnp.asarray(points), degree)
+    return jnp.einsum("...sj,sk->...jk", solid_harmonics(turned, degree), back, precision=HIGHEST)
 
 
 def _exact_rule(degree: int) -> tuple[np.ndarray, np.ndarray]:

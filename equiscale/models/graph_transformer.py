@@ -7,6 +7,7 @@ can break; forces that are the energy's gradient are equivariant always.
 Without the periodic cell the published code puts around molecules: its images would break the symmetry.
 """
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -16,10 +17,10 @@ from jaxtyping import Float
 
 from equiscale import force_algebra
 from equiscale.data.graphs import Graph
-from equiscale.models import e3nn
 from equiscale.models.force_head import EnergyHead, ForceHead, ForceMoments, Prediction, conservative
 from equiscale.models.graph_features import Features, features
 from equiscale.models.graph_layers import Block, InputBlock, Readout, Sized, dense, gelu, norm
+from equiscale.solid_harmonics import solid_harmonics
 
 _CPU = {
     "n_rbf": 64,
@@ -172,13 +173,12 @@ class GraphTransformer(Sized):
         atoms, edges = self.backbone(x, train)
         if edges is None:
             return (atoms[..., None, :],)
-        irreps = e3nn.Irreps("1o + 2e")
-        # Its own default would compile ten times longer. An empty slot has no direction: all zeros, and so harmonics.
-        how = {"normalize": False, "normalization": "component", "algorithm": ("recursive", "dense", "custom_jvp")}
-        harmonics = e3nn.spherical_harmonics(irreps, e3nn.IrrepsArray("1o", x.direction), **how)
-        edges = edges.astype(harmonics.array.dtype)
+        # An empty slot has no direction: all zeros, and so harmonics.
+        harmonics = math.sqrt(4 * math.pi) * solid_harmonics(x.direction, 2)
+        edges = edges.astype(harmonics.dtype)
         moments = [
-            jnp.einsum("...km,...kc->...mc", chunk[..., 0, :], edges, precision="highest") for chunk in harmonics.chunks
+            jnp.einsum("...km,...kc->...mc", of_degree, edges, precision="highest")
+            for of_degree in (harmonics[..., 1:4], harmonics[..., 4:])
         ]
         return (atoms[..., None, :], *moments)
 

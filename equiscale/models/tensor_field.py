@@ -7,6 +7,7 @@ scalars, vectors and tensors of even parity under reflection in the sense of pol
 
 from __future__ import annotations  # evaluated, they would import e3nn
 
+import math
 from typing import Literal
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from equiscale.data.graphs import Graph
 from equiscale.models import e3nn
 from equiscale.models.force_head import Prediction, conservative
 from equiscale.models.graph_features import check_graph, edges, envelope, gaussians, of_neighbours
+from equiscale.solid_harmonics import solid_harmonics
 
 
 def _size(c: int, n_layers: int, radial_features: int) -> dict:
@@ -131,10 +133,9 @@ class TensorField(nn.Module):
         direction, distance = edges(graph)
         smooth = graph.mask * envelope(distance / self.cutoff)
         radial = smooth[..., None] * gaussians(distance, self.cutoff, self.n_rbf)
-        degrees = e3nn.Irreps.spherical_harmonics(len(self.multiplicities) - 1, -1)
-        harmonics = e3nn.spherical_harmonics(
-            degrees, e3nn.IrrepsArray("1o", direction), normalize=False, normalization="component"
-        )
+        degree = len(self.multiplicities) - 1
+        components = math.sqrt(4 * math.pi) * solid_harmonics(direction, degree)
+        harmonics = e3nn.IrrepsArray(e3nn.Irreps.spherical_harmonics(degree, -1), components)
         h = e3nn.IrrepsArray(f"{self.multiplicities[0]}x0e", self.species(graph.species))
         for i, layer in enumerate(self.layers):
             update = layer(h, graph, harmonics, radial)
