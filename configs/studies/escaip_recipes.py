@@ -14,7 +14,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         base(scale),
     )
     models, recipes, seeds = {
-        "cpu": (("cpu_0.02M", "cpu_0.1M"), ("published", "rate x 0.2", "sgd", "lion"), (0,)),
+        "cpu": (("cpu_0.02M", "cpu_0.1M"), ("published", "rate x 0.2", "batch of 1", "sgd", "lion"), (0,)),
         "smoke": (("cpu_0.02M",), ("published", "sgd"), (0,)),
         "gpu": (("1M", "4M"), ("published", "rate x 5", "rate x 0.2", "batch of 1", "sgd", "lion"), (0, 1)),
         "paper": (("1M", "4M", "6M"), ("published", "rate x 5", "rate x 0.2", "batch of 1", "sgd", "lion"), (0, 1, 2)),
