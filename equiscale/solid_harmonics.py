@@ -7,7 +7,8 @@ with the polar axis along y and p_lm the associated Legendre polynomials made ho
     p_mm = c_m,    p_lm = a_lm y p_(l-1)m - b_lm r^2 p_(l-2)m.
 
 All orders of a degree are one vector, so that degree L takes a few operations for each degree below. (e3nn_jax derives
-its polynomials anew each time it is traced: half a minute at degree 10, minutes for a gradient; `benchmarks.harmonics`.)
+its polynomials anew each time it is traced, for half a minute at degree 10 and minutes for a gradient:
+`benchmarks.harmonics`.)
 """
 
 import functools
