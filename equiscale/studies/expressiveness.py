@@ -87,8 +87,8 @@ def n_fold(
 
         def features(network, graph):
             if large and len(graph.species) > 1:
-                stars = jax.tree.map(lambda a: a[:, None], graph)
-                return jax.lax.map(lambda star: features(network, star)[0], stars)
+                apart = jax.tree.map(lambda a: a[:, None], graph)
+                return jax.lax.map(lambda star: features(network, star)[0], apart)
             h = model.apply({"params": network}, graph, method="atoms")
             return jnp.sum(jnp.where(graph.is_atom[..., None, None], h, 0), axis=1)
 

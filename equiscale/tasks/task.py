@@ -72,8 +72,8 @@ class Task(NamedTuple):
     `sample(rows, key)` makes a training batch of some of them; `pair` makes what is measured of one of the
     `validation` batches, always the same for the same batch. Parameters whose paths match `frozen` stay as they are
     from the start. `scores` are instruments of the task's own. With `clusters`, labels of the training examples set by
-    set, an epoch takes one random member of every cluster. `closed_components` stand
-    where averages over the group are known without its elements.
+    set, an epoch takes one random member of every cluster. `closed_components` stand where
+    averages over the group are known without its elements.
     """
 
     name: str
