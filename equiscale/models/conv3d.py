@@ -4,8 +4,8 @@ On GPU and TPU these are `lax.conv_general_dilated`. On CPU XLA's own 3D convolu
 slower than Eigen's 2D one, and fifty times and more where it is transposed (`benchmarks/conv3d.py`). There the same
 maps are computed from depth slabs:
 
-- forward: the slabs of `[b, d, h, w, c]` are images of one 2D convolution that carries the depth taps
-  side by side as channels;
+- forward: the slabs of `[b, d, h, w, c]` are images of one 2D convolution to channels for every depth tap, which
+  are added up, each moved to its place;
 - input gradient: the forward with the kernel mirrored in space and its channel axes swapped;
 - kernel gradient: one matrix product `[c_in, voxels] @ [voxels, taps * c_out]` per in-plane tap, over
   chunks of voxels that stay in cache;
@@ -158,34 +158,19 @@ def _mirror(kernel: Array) -> Array:
 
 
 def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
-    """`_conv` as a 2D convolution of depth slabs that carries the depth taps on its narrower side."""
-    (_, d, h, _, c), (taps, *_, o) = x.shape, kernel.shape
-    d_out = d + 2 * padding - taps + 1
+    """`_conv` as a 2D convolution of depth slabs, whose results for all depth taps lie side by side as channels."""
+    (b, d, h, w, _), (taps, *_, o) = x.shape, kernel.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # CPUs gain nothing from half precision
-
-    def shift(a: Array, tap: int) -> Array:
-        """`a[:, i + tap - padding]` for the slabs i of the output."""
-        ends = (padding - tap, d_out - d + tap - padding, 0)
-        return lax.pad(a, jnp.zeros((), dtype), ((0, 0, 0), ends, *((0, 0, 0),) * 3))
-
-    def conv2d(a: Array, kernel: Array) -> Array:
-        # The barriers keep XLA from repeating the element-wise work around it for every tap.
-        images = lax.optimization_barrier(lax.collapse(a, 0, 2))
-        # One row more than asked for, dropped again: where images grow XLA takes Eigen's convolution, which is up to
-        # twice as fast as YNNPACK's.
-        around = ((padding, taps - padding), (padding, padding))
-        y = lax.conv_general_dilated(images, kernel, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        y = y[:, : h + 2 * padding - taps + 1]
-        return lax.optimization_barrier(y).reshape(*a.shape[:2], *y.shape[1:])
-
-    y, kernel = x.astype(dtype), kernel.astype(dtype)
-    if c < o:
-        y = jnp.concatenate([shift(y, t) for t in range(taps)], axis=-1)
-        y = conv2d(y, jnp.moveaxis(kernel, 0, 2).reshape(taps, taps, taps * c, o))
-    else:
-        y = conv2d(y, jnp.moveaxis(kernel, 0, 3).reshape(taps, taps, c, taps * o))
-        y = jnp.concatenate(list(_sums_of_taps(jnp.split(y, taps, axis=-1), padding, d_out)), axis=1)
-    return y.astype(x.dtype)
+    plane = jnp.moveaxis(kernel.astype(dtype), 0, 3).reshape(taps, taps, -1, taps * o)
+    # The barriers keep XLA from repeating the element-wise work around it for every tap.
+    images = lax.optimization_barrier(lax.collapse(x.astype(dtype), 0, 2))
+    # One row more than asked for, dropped again: where images grow XLA takes Eigen's convolution, which is up to
+    # twice as fast as YNNPACK's.
+    around = ((padding, taps - padding), (padding, padding))
+    y = lax.conv_general_dilated(images, plane, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = lax.optimization_barrier(y[:, : h + 2 * padding - taps + 1]).reshape(b, d, -1, *y.shape[2:])
+    sums = _sums_of_taps(jnp.split(y, taps, axis=-1), padding, d + 2 * padding - taps + 1)
+    return jnp.concatenate(list(sums), axis=1).astype(x.dtype)
 
 
 def _sums_of_taps(slabs: list[Array], padding: int, d_out: int) -> Iterator[Array]:
@@ -213,18 +198,22 @@ def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Ar
     n_sections, depth = _split(d, slabs)
     n_groups, samples = _split(b, max(1, slabs // depth) if n_sections == 1 else 1)
 
-    # Zeros fill the last chunk and add nothing. The barrier is that of `_conv_slabs`.
+    # Zeros fill the last chunk and add nothing. The barriers are those of `_conv_slabs`. What surrounds the grid is
+    # added to chunks, which are in cache; only sections of a sample get their neighbours' slabs beforehand.
     out_dtype, halo, fill = x.dtype, taps - 1 - padding, n_sections * depth - d
     x, y = lax.optimization_barrier((x.astype(dtype), y.astype(dtype)))
-    batch, plane = (0, n_groups * samples - b), (padding, padding)
-    x = jnp.pad(x, (batch, (0, fill), plane, plane, (0, 0)))
-    y = jnp.pad(y, (batch, (halo, halo + fill), (0, 0), (0, 0), (0, 0)))
-    y = jnp.stack([y[:, i : i + depth + taps - 1] for i in range(0, d + fill, depth)], axis=1)
+    x = _pad(x, (0, n_groups * samples - b), (0, fill))
+    y = _pad(y, (0, n_groups * samples - b), (halo, halo + fill) if n_sections > 1 else (0, 0))
+    if n_sections > 1:
+        y = jnp.stack([y[:, i : i + depth + taps - 1] for i in range(0, d + fill, depth)], axis=1)
+        halo = 0
     x = x.reshape(n_groups * n_sections, samples, depth, *x.shape[2:])
-    y = y.reshape(n_groups * n_sections, samples, *y.shape[2:])
+    y = y.reshape(n_groups * n_sections, samples, -1, *y.shape[-3:])
 
     def add_chunk(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         x, y = chunk
+        x = lax.optimization_barrier(_pad(x, (0, 0), (0, 0), (padding, padding), (padding, padding)))
+        y = lax.optimization_barrier(_pad(y, (0, 0), (halo, halo)))
         y = jnp.concatenate([y[:, t : t + depth] for t in reversed(range(taps))], axis=-1)
         y = lax.optimization_barrier(y).reshape(-1, taps * o)
         planes = [x[:, :, i : i + h_out, j : j + w_out] for i in range(taps) for j in range(taps)]
@@ -236,6 +225,11 @@ def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Ar
     else:
         total, _ = lax.scan(add_chunk, total, (x, y))
     return total.reshape(taps, taps, c, taps, o).transpose(3, 0, 1, 2, 4).astype(out_dtype)
+
+
+def _pad(x: Array, *widths: tuple[int, int]) -> Array:
+    """Zeros before and after the first axes."""
+    return jnp.pad(x, (*widths, *((0, 0),) * (x.ndim - len(widths))))
 
 
 def _split(size: int, most: int) -> tuple[int, int]:
