@@ -88,7 +88,7 @@ def commands_left(job: Job) -> list[list[str]]:
     if not _done(job.folder):
         fields = [f"--config.{name}={value}" for name, value in job.run.overrides.items()]
         words.append(["train", f"--config=configs/{job.run.task}.py", f"--config.preset={job.study.preset}", *fields])
-    for m in job.study.measurements:
+    for m in job.study.measured(job.run):
         if not (job.folder / m.result).exists():
             words.append([m.command, *(f"--{name}={value}" for name, value in m.flags.items())])
     return [["python", "-m", f"experiments.{command}", f"--workdir={job.folder}", *rest] for command, *rest in words]

@@ -159,7 +159,7 @@ def _mirror(kernel: Array) -> Array:
 
 def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     """`_conv` as a 2D convolution of depth slabs, whose results for all depth taps lie side by side as channels."""
-    (b, d, h, w, _), (taps, *_, o) = x.shape, kernel.shape
+    (b, d, h, *_), (taps, *_, o) = x.shape, kernel.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # CPUs gain nothing from half precision
     plane = jnp.moveaxis(kernel.astype(dtype), 0, 3).reshape(taps, taps, -1, taps * o)
     # The barriers keep XLA from repeating the element-wise work around it for every tap.

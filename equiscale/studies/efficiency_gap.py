@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from equiscale.studies.alternatives import Alternative
 from equiscale.studies.crossings import NEVER, Interval, first_reached, value_at
 from equiscale.studies.figures import COSTS, Rows, column
 from equiscale.studies.paired import ByExample, draw_losses, in_pairs
@@ -46,6 +47,7 @@ class Gap(NamedTuple):
     reached: Interval  # the step at which the equivariant arm gets to the plain arm's last loss
     break_even: Mapping[str, BreakEven]
     paired: bool  # whether intervals are of the same examples, drawn together
+    alternatives: Sequence[Alternative]  # the plain arm used in other ways
 
 
 def efficiency_gap(
@@ -53,6 +55,7 @@ def efficiency_gap(
     plain: Rows,
     equivariant: Rows,
     losses: tuple[ByExample | None, ByExample | None] = (None, None),
+    alternatives: Sequence[Alternative] = (),
 ) -> Gap:
     """Compare two curves; `losses` are those behind their rows, example by example, for intervals of pairs.
 
@@ -84,7 +87,8 @@ def efficiency_gap(
     error = 1.96 * last["equiv_stderr"]
     penalty = Interval(last["equiv"], last["equiv"] - error, last["equiv"] + error)
     matches = {cost: _match(cost, plain, equivariant, drawn) for cost in costs}
-    return Gap(names, (n_plain, n_equivariant), matches, last["total"], penalty, reached, break_even, in_pairs(losses))
+    steps = n_plain, n_equivariant
+    return Gap(names, steps, matches, last["total"], penalty, reached, break_even, in_pairs(losses), alternatives)
 
 
 def _match(cost: str, plain: Rows, equivariant: Rows, drawn: Sequence[np.ndarray]) -> Match | None:
@@ -129,8 +133,10 @@ def paragraph(gap: Gap) -> list[str]:
         verdict(gap),
         f"Imperfect symmetry costs {plain} {gap.penalty.value:.2g} of its last loss of {gap.loss:.3g}, "
         f"{share[0]:.2g} % ({max(share[1], 0):.2g} to {share[2]:.2g} %): at equal speed and ease of learning an "
-        "exactly equivariant network would gain this and no more.",
+        "exactly equivariant network would gain this and no more, and so would its average over all elements.",
     ]
+    if gap.alternatives:
+        found.append(_alternatives(gap))
     for cost in gap.matches:
         match = gap.matches[cost]
         if match is None:
@@ -140,6 +146,17 @@ def paragraph(gap: Gap) -> list[str]:
     found.append(_reached(gap))
     found += [_break_even(gap, cost) for cost in gap.break_even]
     return found
+
+
+def _alternatives(gap: Gap) -> str:
+    ways = []
+    for way in gap.alternatives:
+        passes = "1 pass" if way.passes == 1 else f"{way.passes} passes"
+        jumps = f", its output jumps on {100 * way.jumps:.0f} % of paths" if way.jumps else ""
+        ways.append(
+            f"{_range(way.ratio)} times its loss by {way.name} ({passes}, {way.time:.2g} times the time{jumps})"
+        )
+    return f"Not trained anew but used in other ways, {gap.names[0]} has " + "; ".join(ways) + "."
 
 
 def _reached(gap: Gap) -> str:

@@ -2,19 +2,21 @@
 
 import html
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from equiscale.studies.crossings import NEVER
+from equiscale.studies.alternatives import Alternative
+from equiscale.studies.crossings import NEVER, Interval
 from equiscale.studies.efficiency_gap import EQUAL, UNITS, Gap, efficiency_gap, paragraph
 from equiscale.studies.figures import COLOURS, Rows, cost_panel
 from equiscale.studies.paired import ByExample
 from equiscale.studies.report import save_figure, table, write_csv
 
 HEADING = "Would it pay?"
+ENDS = ("ratio", "ratio_low", "ratio_high")  # of an interval, in tables
 NUMBERS = ("at", "plain", "equivariant", "ratio", "cost_of_a_step", "margin")  # of the table, in order
 PAIRED = "by drawing validation examples, the same for both arms, and moving each by the spread of its seeds"
 INDEPENDENT = (
@@ -53,7 +55,7 @@ def gap_figure(gap: Gap, plain: Rows, equivariant: Rows, title: str) -> Figure:
     bars = _gains(gap)
     last = panels[-1]
     for y, (_, value, low, high) in enumerate(bars):
-        colour = COLOURS[0] if y == 0 else COLOURS[1]
+        colour = COLOURS[0] if y <= len(gap.alternatives) else COLOURS[1]
         last.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=3)
     last.axvline(0, color="black", linewidth=0.8)
     last.set_yticks(range(len(bars)), [name for name, *_ in bars])
@@ -66,13 +68,16 @@ def gap_figure(gap: Gap, plain: Rows, equivariant: Rows, title: str) -> Figure:
 
 
 def _gains(gap: Gap) -> list[tuple[str, float, float, float]]:
-    """What perfect symmetry alone would gain, and what the equivariant arm gains at equal costs, in percent."""
+    """In percent, what perfect symmetry alone would gain, what the plain arm gains when it is used in other ways, and
+    what the equivariant arm gains at equal costs.
+    """
+
+    def gain(name: str, ratio: Interval) -> tuple[str, float, float, float]:
+        return name, 100 * (1 - ratio.value), 100 * (1 - ratio.high), 100 * (1 - ratio.low)
+
     found = [("if it were symmetric", *(100 * np.array(gap.penalty) / gap.loss))]
-    for cost, match in gap.matches.items():
-        if match:
-            value, low, high = match.ratio
-            found.append((EQUAL[cost], 100 * (1 - value), 100 * (1 - high), 100 * (1 - low)))
-    return found
+    found += [gain(f"{way.name} ({way.passes} x)", way.ratio) for way in gap.alternatives]
+    return found + [gain(EQUAL[cost], match.ratio) for cost, match in gap.matches.items() if match]
 
 
 def section(
@@ -82,14 +87,18 @@ def section(
     equivariant: Rows,
     title: str,
     losses: tuple[ByExample | None, ByExample | None] = (None, None),
+    alternatives: Sequence[Alternative] = (),
 ) -> tuple[tuple[str, str], str]:
     """The section of a report as heading and body, and the sentence that answers; figure and CSV beside the report."""
-    gap = efficiency_gap(names, plain, equivariant, losses)
+    gap = efficiency_gap(names, plain, equivariant, losses, alternatives)
     figure = gap_figure(gap, plain, equivariant, title)
     image = save_figure(figure, workdir / "efficiency_gap.png")
     figure.savefig(workdir / "efficiency_gap.pdf")
     rows = [{"cost": cost, "at": "no common range"} | _numbers(gap, cost) for cost in gap.matches]
     write_csv(workdir / "efficiency_gap.csv", rows)
+    if alternatives:
+        ways = [{**way._asdict(), **dict(zip(ENDS, way.ratio, strict=True))} for way in alternatives]
+        write_csv(workdir / "alternatives.csv", ways)
     sentences = paragraph(gap)
     header = ("at equal", "cost", *names, "ratio", "cost of a step", "may be times as much")
     lines = [(UNITS[row["cost"]], *(_text(row, name) for name in NUMBERS)) for row in rows]
@@ -111,7 +120,7 @@ def _numbers(gap: Gap, cost: str) -> dict[str, float]:
     found = {}
     if match:
         found |= {"at": float(match.at), "plain": match.plain, "equivariant": match.equivariant}
-        found |= {"ratio": match.ratio.value, "ratio_low": match.ratio.low, "ratio_high": match.ratio.high}
+        found |= dict(zip(ENDS, match.ratio, strict=True))
     if even:
         found |= {"cost_of_a_step": even.ratio, "margin": even.margin.value}
         found |= {"margin_low": even.margin.low, "margin_high": even.margin.high}

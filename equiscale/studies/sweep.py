@@ -54,6 +54,7 @@ class Measurement(NamedTuple):
     command: str
     flags: Mapping[str, Any]
     result: str  # in the training's folder
+    arms: Sequence[str] = ()  # whose runs it is done with; of all if none is named
 
 
 class Study(NamedTuple):
@@ -145,6 +146,10 @@ class Study(NamedTuple):
                 parts.append(label if label[:1].isalpha() else f"{axis.name} {label}")
         return ", ".join(parts) or "all runs"
 
+    def measured(self, run: Run) -> list[Measurement]:
+        """What is done with a run once it is trained."""
+        return [m for m in self.measurements if not m.arms or self.arm(run) in m.arms]
+
     def alike(self, fields: Collection[str]) -> dict[str, list[Run]]:
         """Runs that differ in these fields and the seed alone, under the parts that the names of their arms share."""
         groups: dict[str, list[Run]] = {}
@@ -165,7 +170,7 @@ class Study(NamedTuple):
         for name in self.fit:
             if not any(SIZES.get(name, name) in run.overrides for run in self.runs()):
                 raise ValueError(f"fit={name!r} is neither {' nor '.join(SIZES)} nor a field that a run sets")
-        self._check_compared()
+        self._check_arms()
         known = {task: dict(flat(config_of(task, self.preset).to_dict())) for task in self.tasks}
         for run in self.runs():
             for field in run.overrides:
@@ -177,8 +182,11 @@ class Study(NamedTuple):
         if self.pretraining is not None:
             self.pretraining.check(config_of)
 
-    def _check_compared(self) -> None:
+    def _check_arms(self) -> None:
         tasks = {self.arm(run): run.task for run in self.runs()}
+        for measurement in self.measurements:
+            if bad := set(measurement.arms) - tasks.keys():
+                raise ValueError(f"{measurement.command} of {sorted(bad)}: the arms are {list(tasks)}")
         if not self.compare:
             return
         if len(self.compare) != 2 or not set(self.compare) <= tasks.keys():

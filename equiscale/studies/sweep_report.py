@@ -19,6 +19,7 @@ from equiscale.studies import (
     seed_rotation,
     time_to_equivariance,
 )
+from equiscale.studies.alternatives import read_alternatives
 from equiscale.studies.augmentation_report import first_below
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.ends_figure import ends_figure
@@ -211,7 +212,8 @@ def would_it_pay(
             raise ValueError(f"{missing[0]} has not been measured yet")
         pair = [arms[name] for name in study.compare]
         losses = tuple(read_losses(folders[name], [row["step"] for row in arms[name]]) for name in study.compare)
-        return efficiency_gap_report.section(workdir, tuple(study.compare), *pair, study.heading, losses)
+        ways = read_alternatives(folders[study.compare[0]])
+        return efficiency_gap_report.section(workdir, tuple(study.compare), *pair, study.heading, losses, ways)
     except ValueError as error:
         return (efficiency_gap_report.HEADING, f"<p>{html.escape(f'Not to be told: {error}.')}</p>"), ""
 

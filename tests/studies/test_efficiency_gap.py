@@ -1,10 +1,12 @@
 """Two arms whose losses are power laws of the step: what is compared is known in closed form."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 
+from equiscale.studies.alternatives import read_alternatives
 from equiscale.studies.crossings import NEVER
 from equiscale.studies.efficiency_gap import efficiency_gap, paragraph
 from equiscale.studies.efficiency_gap_report import gap_figure, section
@@ -96,3 +98,37 @@ def test_the_section_has_the_numbers_in_a_file_and_the_points_in_the_figure(tmp_
     (star,) = (line for line in figure.axes[2].lines if line.get_marker() == "*")
     assert star.get_xydata().tolist() == [[pytest.approx(75.0), pytest.approx(gap.loss)]]
     assert figure.axes[-1].containers[1].lines[0].get_xdata() == pytest.approx([50.0])
+
+
+def measured_alternatives(folder, plain, pose, stderr):
+    """A run's symmetrise.json, with `pose` the loss in the canonical pose."""
+    folder.mkdir()
+    cost = {"passes": 1, "jumps": 0.0, "milliseconds": 2.0}
+    rows = [{**cost, "method": "plain", "loss": plain, "difference_stderr": 0.0}]
+    rows.append({**cost, "method": "canonical pose", "loss": pose, "difference_stderr": stderr, "jumps": 0.5})
+    rows.append({**cost, "method": "Haar average, 4", "passes": 4, "milliseconds": 6.0, "loss": 0.9 * plain})
+    rows[-1] |= {"difference_stderr": stderr}
+    (folder / "symmetrise.json").write_text(json.dumps({"rows": rows}))
+    return folder
+
+
+def test_a_plain_network_may_be_used_in_other_ways(tmp_path):
+    """Ratios of two seeds, 0.8 and 1.2: their mean, and in its error the spread between them; 0.9 in both: none."""
+    folders = [measured_alternatives(tmp_path / name, 2.0, pose, 0.02) for name, pose in (("a", 1.6), ("b", 2.4))]
+    pose, haar = read_alternatives([*folders, tmp_path / "not measured"])
+    assert (pose.name, pose.passes, pose.jumps, haar.passes) == ("canonical pose", 1, 0.5, 4)
+    error = np.hypot(0.01, np.std([0.8, 1.2], ddof=1) / np.sqrt(2))
+    assert pose.ratio == pytest.approx((1.0, 1 - 1.96 * error, 1 + 1.96 * error))
+    assert haar.ratio == pytest.approx((0.9, 0.9 - 0.0196, 0.9 + 0.0196)) and haar.time == pytest.approx(3)
+    equivariant = curve(4.0, flop=1.6e10, seconds=0.3)
+    (_, body), _ = section(tmp_path, NAMES, PLAIN, equivariant, "A title", alternatives=(pose, haar))
+    assert "0.90 (0.88 to 0.92) times its loss by Haar average, 4 (4 passes, 3 times the time)" in body
+    assert "by canonical pose (1 pass, 1 times the time, its output jumps on 50 % of paths)" in body
+    with (tmp_path / "alternatives.csv").open() as file:
+        assert [float(row["ratio"]) for row in csv.DictReader(file)] == pytest.approx([1.0, 0.9])
+    gap = efficiency_gap(NAMES, PLAIN, equivariant, alternatives=(pose, haar))
+    panel = gap_figure(gap, PLAIN, equivariant, "A title").axes[-1]
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names[:3] == ["if it were symmetric", "canonical pose (1 x)", "Haar average, 4 (4 x)"]
+    assert panel.containers[2].lines[0].get_xdata() == pytest.approx([10.0])
+    assert read_alternatives([tmp_path / "not measured"]) == ()

@@ -23,15 +23,6 @@ from tests.training.test_parallel import mesh_of
 
 NAMES = sorted(p.stem for p in (pathlib.Path(__file__).parents[2] / "configs/studies").glob("*.py") if p.stem[0] != "_")
 
-# Half a minute or more of compiling each, or the same task and network as another here. What is left of tasks and
-# networks is trained in the tasks' tests.
-LONG = {
-    *("est_quantities", "est_percent", "est_points", "est_components", "est_scaling", "escaip_curvature"),
-    *("escaip_equivariant", "escaip_percent", "escaip_scaling", "proteina_targets", "proteina_gradients"),
-    *("proteina_curvature", "proteina_percent", "proteina_triangles", "voxmol_alignment", "voxmol_augmentation"),
-    *("voxmol_properties", "voxmol_scaling", "voxmol_percent", "voxmol_steerable"),
-}
-
 
 def smoke(name):
     return study_of(importlib.import_module(f"configs.studies.{name}").get_config("smoke"))
@@ -54,7 +45,7 @@ def test_figures_by_flow_time_have_what_they_draw(name, tmp_path):
     assert all("times" in job.config.evaluation.instruments for job in plan(smoke(name), tmp_path))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_its_first_run_trains_and_is_reported(name, tmp_path):
     study, mesh = smoke(name), mesh_of(1)
     job = next(job for job in plan(study, tmp_path) if job.study is study and job.after is None)

@@ -9,7 +9,7 @@ from configs.studies import voxmol_properties
 from equiscale.studies.sweep import Axis, Measurement, Study, one_field
 from equiscale.training.prediction import Cost
 from experiments import cluster, dry_run, status
-from experiments.jobs import FAILED, Job, plan, stages, study_of
+from experiments.jobs import FAILED, Job, commands_left, config_of, plan, stages, study_of
 from tests.studies.test_sweep import row, write_run
 
 STUDY = Study(
@@ -52,6 +52,15 @@ def test_a_dry_run_tells_costs_once_a_program_and_what_is_left(tmp_path, capsys,
     dry_run.show(todo[2:])
     told = capsys.readouterr().out
     assert "a step is too large to try here" in told and "time one after the other: unknown" in told
+
+
+def test_some_arms_alone_may_be_measured(tmp_path):
+    study = STUDY._replace(measurements=(Measurement("symmetrise", {}, "symmetrise.json", arms=("none",)),))
+    counts = {job.name: len(commands_left(job)) for job in plan(study, tmp_path)}
+    assert counts == {f"augmentation={name},seed={i}": n for name, n in (("cube", 1), ("none", 2)) for i in (0, 1)}
+    unknown = study._replace(measurements=(Measurement("symmetrise", {}, "symmetrise.json", arms=("plain",)),))
+    with pytest.raises(ValueError, match=r"symmetrise of \['plain'\]: the arms are \['cube', 'none'\]"):
+        unknown.check(config_of)
 
 
 def test_the_table_of_runs(tmp_path):
