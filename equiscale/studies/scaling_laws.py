@@ -182,9 +182,8 @@ def optimum(law: Law, budget: float, cost: float) -> tuple[float, float]:
     return float(n), float(budget / cost / n)
 
 
-def frontier(flop: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest loss that any run has reached at each number of operations: the points where it falls, in order."""
+def frontier(flop: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Which points have the lowest loss that any has at its number of operations or fewer, in order of these."""
     order = np.lexsort((loss, flop))
-    flop, loss = np.asarray(flop, float)[order], np.asarray(loss, float)[order]
-    falls = np.r_[True, loss[1:] < np.minimum.accumulate(loss)[:-1]]
-    return flop[falls], loss[falls]
+    falling = np.asarray(loss, float)[order]
+    return order[np.r_[True, falling[1:] < np.minimum.accumulate(falling)[:-1]]]

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from equiscale.studies.figures import COLOURS, COSTS, LINES, Rows
+from equiscale.studies.figures import COLOURS, COSTS, LINES, Rows, column
 from equiscale.studies.report import save_figure, table, write_csv
 from equiscale.studies.scaling_laws import Fit, fit, frontier, optimum
 from equiscale.studies.sweep import SIZES, Progress, Run, Study
@@ -89,12 +89,13 @@ def section(
     if not laws:
         return HEADING, body
     write_csv(workdir / "scaling_law.csv", [_row(line, study.fit) for line in laws])
-    figure = scaling_figure(lines, study.fit, arms, study.heading)
+    costs = cost_of_update(workdir, study, arms)
+    figure = scaling_figure(lines, study.fit, arms, study.heading, costs)
     figure.savefig(workdir / "scaling_law.pdf")
     image = save_figure(figure, workdir / "scaling_law.png")
     sentences = [s for line in laws for s in _sentences(line, study.fit)]
     sentences += _of_reducible(lines, study.fit)
-    sentences += _best(workdir, study, arms, laws) if len(study.fit) == 2 else []
+    sentences += _best(study.fit, laws, *costs) if costs else []
     numbers = table(
         ("law", "of", "arms", "offset", *(f"exponent of {size}" for size in study.fit)),
         [
@@ -156,10 +157,12 @@ def _of_reducible(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
     return found
 
 
-def _best(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], laws: Sequence[Line]) -> list[str]:
-    """By laws that are determined, the sizes of the lowest loss at the operations of the dearest arm, each example seen
-    once.
+def cost_of_update(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows]) -> tuple[float, float] | None:
+    """FLOP of an update by parameter and example, the median over arms, and of the dearest arm's whole training; None
+    where laws are not of parameters and examples, or arms have no FLOP.
     """
+    if tuple(study.fit) != ("parameters", "examples"):
+        return None
     costs, budgets = [], []
     for run in study.runs():
         curve = arms.get(study.arm(run))
@@ -168,10 +171,17 @@ def _best(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], laws: S
         sizes = sizes_of(workdir / "runs" / run.name)
         budgets.append(curve[-1]["flop"])
         costs.append(curve[-1]["flop"] / (sizes["parameters"] * curve[-1]["step"] * sizes["training.batch_size"]))
-    if not costs or tuple(study.fit) != ("parameters", "examples"):
-        return []
-    cost, budget, found = float(np.median(costs)), max(budgets), []
-    for line in (line for line in laws if line.of == "total" and not line.fit.undetermined(study.fit)):
+    return (float(np.median(costs)), max(budgets)) if costs else None
+
+
+def _determined(lines: Sequence[Line], names: Sequence[str]) -> list[Line]:
+    return [line for line in lines if line.of == "total" and line.fit and not line.fit.undetermined(names)]
+
+
+def _best(names: Sequence[str], laws: Sequence[Line], cost: float, budget: float) -> list[str]:
+    """By laws that are determined, the sizes of the lowest loss at a budget, each example seen once."""
+    found = []
+    for line in _determined(laws, names):
         n, d = optimum(line.fit.law, budget, cost)
         away = n > 10 * line.x[:, 0].max() or n < line.x[:, 0].min() / 10
         beyond = ", far from any that was trained" if away else ""
@@ -182,8 +192,16 @@ def _best(workdir: pathlib.Path, study: Study, arms: Mapping[str, Rows], laws: S
     return found
 
 
-def scaling_figure(lines: Sequence[Line], names: Sequence[str], arms: Mapping[str, Rows], title: str) -> Figure:
-    """Seeds, laws and their bands against the last size, a line a value of the other; the frontier of all budgets."""
+def scaling_figure(
+    lines: Sequence[Line],
+    names: Sequence[str],
+    arms: Mapping[str, Rows],
+    title: str,
+    costs: tuple[float, float] | None = None,
+) -> Figure:
+    """Seeds, laws and their bands against the last size, a line a value of the other; the lowest loss of each budget
+    with its percent, and by `cost_of_update` what laws that are determined say that it could be.
+    """
     figure = Figure(figsize=(13.5, 4.6), layout="constrained")
     panels = figure.subplots(1, 3)
     colours = dict(zip(dict.fromkeys(line.name for line in lines), itertools.cycle(COLOURS), strict=False))
@@ -194,29 +212,47 @@ def scaling_figure(lines: Sequence[Line], names: Sequence[str], arms: Mapping[st
         ax.set_ylabel("% of validation loss\nfrom equivariance error" if value == "percent" else f"validation {what}")
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=7)
-    flop, loss = (np.array(list(found)) for found in zip(*_spent(arms), strict=True)) if _spent(arms) else ([], [])
-    if len(flop):
-        panels[-1].plot(flop, loss, ".", color="grey", markersize=4, label="evaluations of all arms")
-        panels[-1].plot(*frontier(flop, loss), "-", color=COLOURS[1], drawstyle="steps-post", label="the best so far")
+    axes = [*panels, *_draw_frontier(panels[-1], arms)]
+    if costs:
+        cost, budget = costs
+        for line in _determined(lines, names):
+            grid = np.geomspace(cost * np.prod(line.x.min(0)), budget, 60)
+            best = line.fit.law.loss(np.array([optimum(line.fit.law, at, cost) for at in grid]))
+            panels[-1].plot(grid, best, ":", color=colours[line.name], label=f"by the law of {line.name}")
+    if panels[-1].get_legend_handles_labels()[0]:
         panels[-1].legend(fontsize=7)
-    panels[-1].set_xlabel(COSTS["flop"])
-    panels[-1].set_ylabel("validation loss")
-    for ax in panels:
+    for ax in axes:
         ax.set_xscale("log")
         ax.set_yscale("log")
         for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-            few = high < 1e3 * low  # decades: matplotlib's own numbers between them run into each other
-            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5) if few else (1,)))
+            # Matplotlib's own numbers between decades run into each other.
+            subs = (1, 2, 3, 5) if high < 30 * low else (1, 3) if high < 1e3 * low else (1,)
+            axis.set_major_locator(LogLocator(subs=subs))
             axis.set_minor_formatter(NullFormatter())
-            if few or axis is ax.yaxis:
+            if axis is not panels[-1].xaxis and (len(subs) > 1 or axis is not ax.xaxis):
                 axis.set_major_formatter("{x:g}")
+    for ax in panels:
         ax.grid(alpha=0.25)
     figure.suptitle(title, fontsize=10)
     return figure
 
 
-def _spent(arms: Mapping[str, Rows]) -> list[tuple[float, float]]:
-    return [(row["flop"], row["total"]) for rows in arms.values() for row in rows if row.get("flop")]
+def _draw_frontier(ax, arms: Mapping[str, Rows]) -> list:
+    """The lowest loss at each number of operations, and on an axis of its own, which is returned, its percent."""
+    ax.set_xlabel(COSTS["flop"])
+    ax.set_ylabel("validation loss")
+    rows = [row for rows in arms.values() for row in rows if row.get("flop")]
+    if not rows:
+        return []
+    flop, loss, percent = (column(rows, name) for name in ("flop", "total", "percent"))
+    best = frontier(flop, loss)
+    ax.plot(flop, loss, ".", color="grey", markersize=4, label="evaluations of all arms")
+    ax.plot(flop[best], loss[best], "-", color=COLOURS[1], drawstyle="steps-post", label="the best so far")
+    share = ax.twinx()
+    share.plot(flop[best], percent[best], "x--", color=COLOURS[2], markersize=5, linewidth=0.8)
+    ax.plot([], [], "x--", color=COLOURS[2], markersize=5, linewidth=0.8, label="its % from equivariance error")
+    share.set_ylabel("% of the best loss\nfrom equivariance error", color=COLOURS[2])
+    return [share]
 
 
 def _draw(ax, line: Line, colour: str, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from equiscale.studies import sweep, sweep_report
-from equiscale.studies.scaling_report import lines_of, section
+from equiscale.studies.scaling_report import cost_of_update, lines_of, scaling_figure, section
 from equiscale.studies.sweep import Axis, Study, one_field
 from experiments.jobs import config_of
 
@@ -82,6 +82,20 @@ def test_laws_of_both_sizes_and_the_best_of_a_budget(tmp_path):
     at_best, low, high = map(float, said.groups())
     assert at_best == pytest.approx(share, rel=0.03) and low < share * total / (total - 0.5) < high
     assert (tmp_path / "scaling_law.png").stat().st_size > 5_000
+    # The law's frontier is that of the best of a fine grid of sizes of that cost; runs' has each point's own percent.
+    lines, costs = lines_of(tmp_path, study, found), cost_of_update(tmp_path, study, arms)
+    law = lines[0].fit.law
+    *_, budgets, shares = scaling_figure(lines, study.fit, arms, "A title", costs).axes
+    (best,) = (line for line in budgets.lines if line.get_label() == f"by the law of {lines[0].name}")
+    parameters = np.geomspace(1e2, 1e8, 4000)
+    for budget, at_best in best.get_xydata()[::20]:
+        examples = budget / costs[0] / parameters
+        assert at_best == pytest.approx(law.loss(np.stack([parameters, examples], 1)).min(), rel=1e-4)
+    rows = {row["flop"]: row for arm in arms.values() for row in arm}
+    flop, percent = shares.lines[0].get_data()
+    assert percent == pytest.approx([rows[at]["percent"] for at in flop]) and rows[flop[-1]]["total"] == min(
+        row["total"] for row in rows.values()
+    )
 
 
 def test_one_size_may_be_a_field_of_the_config_and_lines_keep_the_other_apart(tmp_path):
