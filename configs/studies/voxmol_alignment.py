@@ -20,7 +20,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         denoise_voxels.get_config(BASE.get(scale, "cpu")),
     )
     models, fractions, weights, seeds = {
-        "cpu": (("cpu_0.3M",), (0.1,), (0.1, 1.0), (0,)),
+        "cpu": (("cpu_0.3M",), (0.1,), (1.0,), (0, 1)),
         "smoke": (("cpu_0.02M",), (1.0,), (0.1,), (0,)),
         "gpu": (("tiny", "small"), (0.1, 1.0), (0.01, 0.1, 1.0), (0, 1)),
         "paper": (("tiny", "small", "full"), (0.01, 0.1, 0.5, 1.0), (0.01, 0.1, 1.0), (0, 1, 2)),
@@ -38,5 +38,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     config.base.evaluation.instruments = ("alignment",)
     if scale == "cpu":
-        config.base.training.steps, config.base.evaluation.points = 400, 6
+        config.base.training.steps, config.base.evaluation.points = 300, 5
     return config

@@ -6,6 +6,7 @@ from configs import denoise_voxels
 from equiscale.studies.sweep import new_config, one_field
 
 BASE = {"cpu": "cpu", "gpu": "tiny", "paper": "tiny", "smoke": "smoke"}  # presets of the task, by scale
+FRACTIONS = (0.01, 0.1, 0.25, 0.5, 1.0)
 
 
 def get_config(scale: str = "cpu") -> ConfigDict:
@@ -16,10 +17,10 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         denoise_voxels.get_config(BASE.get(scale, "cpu")),
     )
     models, fractions, augmentations, seeds = {
-        "cpu": (("cpu_0.3M",), (0.1, 1.0), ("cube", "none"), (0,)),
+        "cpu": (("cpu_0.06M", "cpu_0.3M"), FRACTIONS, ("cube",), (0,)),
         "smoke": (("cpu_0.02M",), (0.5, 1.0), ("cube", "none"), (0,)),
-        "gpu": (("tiny", "small"), (0.1, 1.0), ("cube", "none"), (0, 1)),
-        "paper": (("tiny", "small", "full"), (0.01, 0.1, 0.25, 0.5, 1.0), ("cube", "euler", "none"), (0, 1, 2)),
+        "gpu": (("tiny", "small"), FRACTIONS, ("cube", "none"), (0, 1)),
+        "paper": (("tiny", "small", "full"), FRACTIONS, ("cube", "euler", "none"), (0, 1, 2)),
     }[scale]
     config.axes = (
         one_field("model.preset", *models, name="model"),
@@ -29,5 +30,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     config.fit = ("parameters", "examples") if scale == "paper" else ("examples",)
     if scale == "cpu":
-        config.base.training.steps, config.base.evaluation.points = 240, 6
+        config.base.training.steps, config.base.evaluation.points = 120, 4
     return config
