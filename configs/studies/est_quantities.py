@@ -33,7 +33,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         | shallow(scale)
         for kind in ("est_exact", "est_published", "tfn", "equiformer", "mace")
     }
-    networks["not equivariant"] = {"model.preset": size}
+    networks["not equivariant"] = {"model.preset": size, "augmentation": "haar"}  # it can only learn from turned data
     config.axes = (Axis("network", networks), one_field("seed", *range(n_seeds)))
     config.compare = ("not equivariant", "tfn")
     config.measurements = (Measurement("symmetrise", {}, RESULT, arms=config.compare[:1]),)

@@ -1,6 +1,7 @@
 """What can stand in for an equivariant network without training one: what `experiments.symmetrise` found of an arm.
 
-Averages over rotations, frames and poses of the plain network (`equiscale.studies.symmetrisers`), seeds averaged.
+Averages over rotations, frames and poses of the plain network (`equiscale.studies.symmetrisers`), after the network as
+it is; here seeds are averaged.
 """
 
 import json
@@ -8,9 +9,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.crossings import Interval
-from equiscale.studies.symmetrisers import PLAIN
 
 RESULT = "symmetrise.json"  # in a run's folder
 
@@ -27,17 +29,24 @@ class Alternative(NamedTuple):
 
 def read_alternatives(folders: Sequence[pathlib.Path]) -> tuple[Alternative, ...]:
     """Of the runs in which they were measured; none where they were in no run."""
-    found = [json.loads((folder / RESULT).read_text())["rows"] for folder in folders if (folder / RESULT).exists()]
-    alternatives = []
-    for rows in zip(*found, strict=True):  # of one method, by run
-        plain = [run[0] for run in found]
-        ratio, error = over_seeds(
-            [row["loss"] / as_it_is["loss"] for row, as_it_is in zip(rows, plain, strict=True)],
-            [row["difference_stderr"] / as_it_is["loss"] for row, as_it_is in zip(rows, plain, strict=True)],
-        )
-        times = [row["milliseconds"] / as_it_is["milliseconds"] for row, as_it_is in zip(rows, plain, strict=True)]
-        jumps = [row["jumps"] for row in rows]
-        interval = Interval(ratio, ratio - 1.96 * error, ratio + 1.96 * error)
-        method = rows[0]["method"], rows[0]["passes"]
-        alternatives.append(Alternative(*method, interval, sum(times) / len(times), sum(jumps) / len(jumps)))
-    return tuple(a for a in alternatives if a.name != PLAIN)
+    paths = [folder / RESULT for folder in folders if (folder / RESULT).exists()]
+    if not paths:
+        return ()
+    plain, *others = zip(*(json.loads(path.read_text())["rows"] for path in paths), strict=True)  # by method, of runs
+    return tuple(_averaged(plain, way) for way in others)
+
+
+def _averaged(plain: Sequence[dict], way: Sequence[dict]) -> Alternative:
+    """Of the rows of runs."""
+
+    def over_plain(name: str, of: str) -> np.ndarray:
+        return np.array([row[name] / as_it_is[of] for row, as_it_is in zip(way, plain, strict=True)])
+
+    ratio, error = over_seeds(over_plain("loss", "loss"), over_plain("difference_stderr", "loss"))
+    return Alternative(
+        name=way[0]["method"],
+        passes=way[0]["passes"],
+        ratio=Interval(ratio, ratio - 1.96 * error, ratio + 1.96 * error),
+        time=float(over_plain("milliseconds", "milliseconds").mean()),
+        jumps=float(np.mean([row["jumps"] for row in way])),
+    )

@@ -133,7 +133,7 @@ def paragraph(gap: Gap) -> list[str]:
         verdict(gap),
         f"Imperfect symmetry costs {plain} {gap.penalty.value:.2g} of its last loss of {gap.loss:.3g}, "
         f"{share[0]:.2g} % ({max(share[1], 0):.2g} to {share[2]:.2g} %): at equal speed and ease of learning an "
-        "exactly equivariant network would gain this and no more, and so would its average over all elements.",
+        f"exactly equivariant network would gain this and no more, and so does {plain} averaged over all elements.",
     ]
     if gap.alternatives:
         found.append(_alternatives(gap))
@@ -151,12 +151,9 @@ def paragraph(gap: Gap) -> list[str]:
 def _alternatives(gap: Gap) -> str:
     ways = []
     for way in gap.alternatives:
-        passes = "1 pass" if way.passes == 1 else f"{way.passes} passes"
-        jumps = f", its output jumps on {100 * way.jumps:.0f} % of paths" if way.jumps else ""
-        ways.append(
-            f"{_range(way.ratio)} times its loss by {way.name} ({passes}, {way.time:.2g} times the time{jumps})"
-        )
-    return f"Not trained anew but used in other ways, {gap.names[0]} has " + "; ".join(ways) + "."
+        jumps = f", jumping on {100 * way.jumps:.0f} % of paths" if way.jumps else ""
+        ways.append(f"{way.name} {_range(way.ratio)} in {way.time:.2g} times the time{jumps}")
+    return f"Not trained anew but used in other ways, {gap.names[0]} has so many times its loss: {'; '.join(ways)}."
 
 
 def _reached(gap: Gap) -> str:

@@ -122,8 +122,8 @@ def test_a_plain_network_may_be_used_in_other_ways(tmp_path):
     assert haar.ratio == pytest.approx((0.9, 0.9 - 0.0196, 0.9 + 0.0196)) and haar.time == pytest.approx(3)
     equivariant = curve(4.0, flop=1.6e10, seconds=0.3)
     (_, body), _ = section(tmp_path, NAMES, PLAIN, equivariant, "A title", alternatives=(pose, haar))
-    assert "0.90 (0.88 to 0.92) times its loss by Haar average, 4 (4 passes, 3 times the time)" in body
-    assert "by canonical pose (1 pass, 1 times the time, its output jumps on 50 % of paths)" in body
+    assert "Haar average, 4 0.90 (0.88 to 0.92) in 3 times the time" in body
+    assert "1.39) in 1 times the time, jumping on 50 % of paths" in body
     with (tmp_path / "alternatives.csv").open() as file:
         assert [float(row["ratio"]) for row in csv.DictReader(file)] == pytest.approx([1.0, 0.9])
     gap = efficiency_gap(NAMES, PLAIN, equivariant, alternatives=(pose, haar))
