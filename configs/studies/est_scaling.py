@@ -39,7 +39,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     if scale == "cpu":
         config.base.data.molecules, config.base.data.max_atoms, config.base.data.buckets = 600, 20, 1
         config.base.training.steps, config.base.training.learning_rate = 600, 3e-3
-        config.base.evaluation.points = 2
+        config.base.evaluation.points = 3
     elif scale == "gpu":
         config.base.data.molecules, config.base.data.max_atoms = 1_500, 29
         config.base.training.steps, config.base.training.learning_rate = 10_000, 3e-3

@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     ema_decay: float = 0.0  # of the averaged parameters that are evaluated beside the raw ones; 0: none are kept
     skip_nonfinite: bool = False  # leave out updates that are not finite and count them, instead of stopping
     fsdp: bool = False  # spread parameters and optimiser state over devices too
-    evaluations: int = 10  # log-spaced from the first step to the last, besides step 0
+    evaluations: int = 10  # at step 0 and the last, and log-spaced from the first step on between them
     evaluate_at: tuple[int, ...] = ()  # further steps
     save_every: int = 0  # steps between checkpoints besides those at evaluations; 0: none besides
     keep: int | None = 2  # checkpoints, the last ones; None keeps all
@@ -75,7 +75,7 @@ def make_optimizer(settings: Settings, frozen: str = "") -> optax.GradientTransf
 
 
 def evaluation_steps(settings: Settings) -> set[int]:
-    """0, then log-spaced steps up to the last, since symmetry is learned early; and those asked for."""
-    last = settings.steps
-    spaced = np.rint(np.geomspace(1, max(last, 1), max(settings.evaluations - 1, 1))).astype(int).tolist()
+    """As many as `evaluations`, 0 and the last at least, log-spaced since symmetry is learned early; and those asked for."""
+    last, few = settings.steps, settings.evaluations < 3
+    spaced = [] if few else np.rint(np.geomspace(1, max(last, 1), settings.evaluations - 1)).astype(int).tolist()
     return {step for step in (0, last, *spaced, *settings.evaluate_at) if step <= last}

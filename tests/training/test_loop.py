@@ -205,3 +205,8 @@ def test_a_cut_last_row_is_dropped_and_a_damaged_one_named(tmp_path):
     path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
     with pytest.raises(ValueError, match="line 2 is damaged"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(("evaluations", "steps"), [(1, {0, 12}), (2, {0, 12}), (3, {0, 1, 12}), (4, {0, 1, 3, 12})])
+def test_evaluations_are_as_many_as_asked_for(evaluations, steps):
+    assert evaluation_steps(Settings(steps=12, batch_size=1, learning_rate=0.1, evaluations=evaluations)) == steps
