@@ -75,7 +75,7 @@ def make_optimizer(settings: Settings, frozen: str = "") -> optax.GradientTransf
 
 
 def evaluation_steps(settings: Settings) -> set[int]:
-    """As many as `evaluations`, 0 and the last at least, log-spaced since symmetry is learned early; and those asked for."""
+    """As many as `evaluations`, log-spaced since symmetry is learned early, but 0 and the last; and those asked for."""
     last, few = settings.steps, settings.evaluations < 3
     spaced = [] if few else np.rint(np.geomspace(1, max(last, 1), settings.evaluations - 1)).astype(int).tolist()
     return {step for step in (0, last, *spaced, *settings.evaluate_at) if step <= last}
