@@ -25,7 +25,10 @@ from equiscale.models.voxel_unet import PRESETS, VoxelUNet
 from equiscale.sampling import walk_jump
 from equiscale.training.state import n_parameters
 
-CPU_CASES = (("cpu_0.3M", 16, 16), ("cpu_0.3M", 4, 32), ("cpu_1M", 16, 16), ("cpu_1M", 4, 32), ("tiny", 2, 32))
+CPU_CASES = (
+    *(("cpu_0.3M", 16, 16), ("cpu_0.3M", 4, 32), ("cpu_1M", 16, 16), ("cpu_1M", 4, 32)),
+    *(("tiny", 8, 16), ("tiny", 2, 32), ("small", 8, 16), ("small", 2, 32)),
+)
 VOXEL_CASES = ((Grid(16), 18, 32), (QM9, 18, 16), (GEOM_DRUGS, 45, 4))  # grid, atoms, molecules in a batch
 LAYOUTS = {"default": torch.contiguous_format, "channels last": torch.channels_last_3d}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -5,10 +5,11 @@ slower than Eigen's 2D one, and fifty times and more where it is transposed (`be
 maps are computed from depth slabs:
 
 - forward: the slabs of `[b, d, h, w, c]` are images of one 2D convolution to channels for every depth tap, which
-  are added up, each moved to its place; planes smaller than the kernel are one matrix product;
+  are added up, each moved to its place;
 - input gradient: the forward with the kernel mirrored in space and its channel axes swapped;
 - kernel gradient: one matrix product `[c_in, voxels] @ [voxels, taps * c_out]` per in-plane tap, over
   chunks of voxels that stay in cache;
+- few voxels: both are one matrix product with all neighbours of each voxel side by side;
 - stride 2: every 2^3 cell becomes one voxel with 8 times the channels, convolved at stride 1.
 
 The slab convolution and its kernel gradient are JAX primitives, bilinear and closed under transposition. That
@@ -17,6 +18,7 @@ is all JAX needs to give `grad`, `jvp`, Hessian-vector products and `vmap` of an
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
@@ -160,9 +162,13 @@ def _mirror(kernel: Array) -> Array:
 def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     """`_conv` as a 2D convolution of depth slabs, whose results for all depth taps lie side by side as channels."""
     (b, d, h, w, _), (taps, *_, o) = x.shape, kernel.shape
-    if max(h, w) < taps:
-        return _conv_columns(x, kernel, padding=padding)
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # CPUs gain nothing from half precision
+    voxels = b * math.prod(n + 2 * padding - taps + 1 for n in (d, h, w))
+    # Columns where they are fewer numbers than the kernel, which slabs put into another order; and where planes are
+    # smaller than it, of which Eigen's convolution takes up to twenty times as long.
+    if voxels <= o or max(h, w) < taps:
+        y = _columns(x.astype(dtype), taps=taps, padding=padding)
+        return (y @ kernel.astype(dtype).reshape(-1, o)).astype(x.dtype)
     plane = jnp.moveaxis(kernel.astype(dtype), 0, 3).reshape(taps, taps, -1, taps * o)
     # The barriers keep XLA from repeating the element-wise work around it for every tap.
     images = lax.optimization_barrier(lax.collapse(x.astype(dtype), 0, 2))
@@ -175,19 +181,15 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     return jnp.concatenate(list(sums), axis=1).astype(x.dtype)
 
 
-def _conv_columns(x: Array, kernel: Array, *, padding: int) -> Array:
-    """`_conv` as one product of the kernel with all neighbours of a voxel side by side.
-
-    Where planes are smaller than the kernel Eigen's convolution takes up to twenty times as long; elsewhere putting
-    neighbours side by side does.
-    """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    (taps, *_, o), around = kernel.shape, (padding, padding)
+def _columns(x: Array, *, taps: int, padding: int) -> Array:
+    """All neighbours of each voxel side by side, `[b, d', h', w', taps^3 c]`, in the order of a kernel's axes."""
+    around = (padding, padding)
     d, h, w = (n + 2 * padding - taps + 1 for n in x.shape[1:4])
-    y = _pad(x.astype(dtype), (0, 0), around, around, around)
+    x = _pad(x, (0, 0), around, around, around)
     starts = itertools.product(range(taps), repeat=3)
-    y = jnp.concatenate([y[:, i : i + d, j : j + h, k : k + w] for i, j, k in starts], axis=-1)
-    return (lax.optimization_barrier(y) @ kernel.astype(dtype).reshape(-1, o)).astype(x.dtype)
+    return lax.optimization_barrier(
+        jnp.concatenate([x[:, i : i + d, j : j + h, k : k + w] for i, j, k in starts], axis=-1)
+    )
 
 
 def _sums_of_taps(slabs: list[Array], padding: int, d_out: int) -> Iterator[Array]:
@@ -208,9 +210,12 @@ def _sums_of_taps(slabs: list[Array], padding: int, d_out: int) -> Iterator[Arra
 def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Array:
     """`_kernel_gradient` as matrix products over chunks of samples, or of the slabs of one large sample."""
     (b, d, h, w, c), (*_, h_out, w_out, o) = x.shape, y.shape
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if y.size <= o * o:  # few voxels, see `_conv_slabs`
+        columns = _columns(x.astype(dtype), taps=taps, padding=padding).reshape(-1, taps**3 * c)
+        return (columns.T @ y.astype(dtype).reshape(-1, o)).reshape(taps, taps, taps, c, o).astype(x.dtype)
     if c > o:  # the wider operand should be the one that is shifted along depth only
         return _mirror(_kernel_gradient_slabs(y, x, taps=taps, padding=taps - 1 - padding))
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
     slabs = max(1, _CHUNK_BYTES // (h * w * (c + taps * o) * dtype.itemsize))
     n_sections, depth = _split(d, slabs)
     n_groups, samples = _split(b, max(1, slabs // depth) if n_sections == 1 else 1)

@@ -83,6 +83,7 @@ def assert_same(actual, expected, tolerance=1e-10):
     c_out=st.integers(1, 4),
 )
 @example(grid=(3, 2, 2), batch=2, c_in=3, c_out=2)  # planes smaller than a kernel
+@example(grid=(2, 4, 4), batch=1, c_in=2, c_out=40)  # fewer voxels than channels
 def test_values_and_derivatives_to_second_order_are_those_of_the_definition(size, stride, grid, batch, c_in, c_out):
     with jax.enable_x64(True):
         x, dx = normal(0, 2, batch, *grid, c_in)
