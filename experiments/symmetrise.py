@@ -19,6 +19,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from equiscale.studies import symmetrisers
+from equiscale.studies.alternatives import RESULT
 from equiscale.studies.report import write_csv
 from equiscale.studies.symmetriser_figures import symmetrisers_figure, symmetrisers_table
 from equiscale.tasks.measure_names import parse_measure
@@ -61,11 +62,11 @@ def run(workdir: pathlib.Path) -> None:
         **found,
         "versions": versions(),
     }
-    write_json(workdir / "symmetrise.json", found)
+    write_json(workdir / RESULT, found)
     write_csv(workdir / "symmetrise.csv", found["rows"])
     symmetrisers_figure(found).savefig(workdir / "symmetrise.png", dpi=150)
     print(f"\n{found['title']}; {found['device']}, batches of {found['batch']}\n\n{symmetrisers_table(found)}")
-    print(f"\nNumbers: {workdir / 'symmetrise.json'} and .csv; figure: symmetrise.png beside them")
+    print(f"\nNumbers: {workdir / RESULT} and .csv; figure: symmetrise.png beside them")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from configs.studies.escaip_percent import base
-from equiscale.studies.alternatives import RESULT
-from equiscale.studies.sweep import Axis, Measurement, new_config, one_field
+from equiscale.studies import alternatives
+from equiscale.studies.sweep import Axis, new_config, one_field
 
 
 def get_config(scale: str = "cpu") -> ConfigDict:
@@ -29,6 +29,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("seed", *range(n_seeds)),
     )
     config.compare = ("plain, turned data", "tensor products")
-    config.measurements = (Measurement("symmetrise", {}, RESULT, arms=config.compare[:1]),)
+    config.measurements = alternatives.measurements(config.compare[0])
     config.base.evaluation.instruments = ("scores",)
     return config

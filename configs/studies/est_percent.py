@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs.spherical import shallow
 from configs.studies.escaip_percent import base
+from equiscale.studies import alternatives
 from equiscale.studies.sweep import Axis, new_config, one_field
 
 
@@ -32,6 +33,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     arms |= {"not equivariant": {"model.preset": size}, "tensor products": {"model.preset": f"tfn_{size}"}}
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
     config.compare = ("not equivariant", "tensor products")
+    config.measurements = alternatives.measurements(config.compare[0])
     config.base.evaluation.instruments = ("scores",)
     if scale == "cpu":
         config.base.training.steps, config.base.evaluation.points = 160, 6

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from configs import predict_quantities
 from configs.spherical import shallow
-from equiscale.studies.alternatives import RESULT
-from equiscale.studies.sweep import Axis, Measurement, new_config, one_field
+from equiscale.studies import alternatives
+from equiscale.studies.sweep import Axis, new_config, one_field
 
 BASE = {"cpu": "cpu", "gpu": "cpu", "paper": "qm9_a", "smoke": "smoke"}  # presets of the task, by scale
 
@@ -36,7 +36,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     networks["not equivariant"] = {"model.preset": size, "augmentation": "haar"}  # it can only learn from turned data
     config.axes = (Axis("network", networks), one_field("seed", *range(n_seeds)))
     config.compare = ("not equivariant", "tfn")
-    config.measurements = (Measurement("symmetrise", {}, RESULT, arms=config.compare[:1]),)
+    config.measurements = alternatives.measurements(config.compare[0])
     config.base.properties = ("dipole", "gap")
     config.base.evaluation.instruments = ("properties",)
     if scale == "cpu":

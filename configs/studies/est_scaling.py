@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from configs import predict_quantities
 from configs.studies.est_quantities import BASE
-from equiscale.studies.alternatives import RESULT
-from equiscale.studies.sweep import Axis, Measurement, new_config, one_field
+from equiscale.studies import alternatives
+from equiscale.studies.sweep import Axis, new_config, one_field
 
 
 def get_config(scale: str = "cpu") -> ConfigDict:
@@ -33,7 +33,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         one_field("seed", *range(n_seeds)),
     )
     config.compare = tuple(f"{kind}, {sizes[-1]}, fraction {fractions[-1]}" for kind in ("learned", "built in"))
-    config.measurements = (Measurement("symmetrise", {}, RESULT, arms=config.compare[:1]),)
+    config.measurements = alternatives.measurements(config.compare[0])
     config.fit = ("parameters", "examples") if scale == "paper" else ("examples",)
     config.base.properties = ("dipole",)
     if scale == "cpu":

@@ -163,10 +163,8 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     """`_conv` as a 2D convolution of depth slabs, whose results for all depth taps lie side by side as channels."""
     (b, d, h, w, _), (taps, *_, o) = x.shape, kernel.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # CPUs gain nothing from half precision
-    voxels = b * math.prod(n + 2 * padding - taps + 1 for n in (d, h, w))
-    # Columns where they are fewer numbers than the kernel, which slabs put into another order; and where planes are
-    # smaller than it, of which Eigen's convolution takes up to twenty times as long.
-    if voxels <= o or max(h, w) < taps:
+    # Of planes smaller than the kernel Eigen's convolution takes up to twenty times as long as columns.
+    if _few_voxels(b, *(n + 2 * padding - taps + 1 for n in (d, h, w)), o) or max(h, w) < taps:
         y = _columns(x.astype(dtype), taps=taps, padding=padding)
         return (y @ kernel.astype(dtype).reshape(-1, o)).astype(x.dtype)
     plane = jnp.moveaxis(kernel.astype(dtype), 0, 3).reshape(taps, taps, -1, taps * o)
@@ -179,6 +177,14 @@ def _conv_slabs(x: Array, kernel: Array, *, padding: int) -> Array:
     y = lax.optimization_barrier(y[:, : h + 2 * padding - taps + 1]).reshape(b, d, -1, *y.shape[2:])
     sums = _sums_of_taps(jnp.split(y, taps, axis=-1), padding, d + 2 * padding - taps + 1)
     return jnp.concatenate(list(sums), axis=1).astype(x.dtype)
+
+
+def _few_voxels(*shape: int) -> bool:
+    """Whether `[b, d, h, w, o]` has no more voxels than channels, so that columns are no more numbers than a kernel:
+    then they are put together in less time than slabs need to put the kernel into another order.
+    """
+    *grid, o = shape
+    return math.prod(grid) <= o
 
 
 def _columns(x: Array, *, taps: int, padding: int) -> Array:
@@ -211,7 +217,7 @@ def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Ar
     """`_kernel_gradient` as matrix products over chunks of samples, or of the slabs of one large sample."""
     (b, d, h, w, c), (*_, h_out, w_out, o) = x.shape, y.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    if y.size <= o * o:  # few voxels, see `_conv_slabs`
+    if _few_voxels(*y.shape):
         columns = _columns(x.astype(dtype), taps=taps, padding=padding).reshape(-1, taps**3 * c)
         return (columns.T @ y.astype(dtype).reshape(-1, o)).reshape(taps, taps, taps, c, o).astype(x.dtype)
     if c > o:  # the wider operand should be the one that is shifted along depth only

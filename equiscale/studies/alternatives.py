@@ -13,6 +13,7 @@ import numpy as np
 
 from equiscale.studies.averages import over_seeds
 from equiscale.studies.crossings import Interval
+from equiscale.studies.sweep import Measurement
 
 RESULT = "symmetrise.json"  # in a run's folder
 
@@ -25,6 +26,11 @@ class Alternative(NamedTuple):
     ratio: Interval  # its loss over that of the network as it is, on the same examples
     time: float  # of a prediction, over that of the network as it is
     jumps: float  # share of paths of the points along which its output jumps
+
+
+def measurements(plain: str) -> tuple[Measurement, ...]:
+    """Of a study that compares this arm, of a task whose input has points: its alternatives."""
+    return (Measurement("symmetrise", {}, RESULT, arms=(plain,)),)
 
 
 def read_alternatives(folders: Sequence[pathlib.Path]) -> tuple[Alternative, ...]:

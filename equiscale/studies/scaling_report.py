@@ -229,7 +229,7 @@ def scaling_figure(
             subs = (1, 2, 3, 5) if high < 30 * low else (1, 3) if high < 1e3 * low else (1,)
             axis.set_major_locator(LogLocator(subs=subs))
             axis.set_minor_formatter(NullFormatter())
-            if axis is not panels[-1].xaxis and (len(subs) > 1 or axis is not ax.xaxis):
+            if len(subs) > 1 or axis is ax.yaxis:
                 axis.set_major_formatter("{x:g}")
     for ax in panels:
         ax.grid(alpha=0.25)
