@@ -38,7 +38,15 @@ class TorchUNet(nn.Module):
     """`[batch, n_elements, l, l, l]` to the same; fields as `equiscale.models.voxel_unet.VoxelUNet`."""
 
     def __init__(
-        self, n_elements, n_channels, n_groups, channel_multipliers, attention_levels, n_blocks=2, dropout=0.0
+        self,
+        n_elements,
+        n_channels,
+        n_groups,
+        channel_multipliers,
+        attention_levels,
+        n_blocks=2,
+        dropout=0.0,
+        head_gain=1.0,
     ):
         super().__init__()
         widths = [n_channels * m for m in itertools.accumulate(channel_multipliers, lambda a, b: a * b)]
@@ -69,6 +77,9 @@ class TorchUNet(nn.Module):
                 self.up.append(nn.ConvTranspose3d(c, c, 4, stride=2, padding=1))
                 self.resample.append(True)
         self.norm, self.head = nn.GroupNorm(n_groups, c), nn.Conv3d(c, n_elements, 3, padding=1)
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter *= head_gain
 
     def forward(self, x):
         h = self.stem(x)

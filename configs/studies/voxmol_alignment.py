@@ -38,5 +38,5 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     )
     config.base.evaluation.instruments = ("alignment",)
     if scale == "cpu":
-        config.base.training.steps, config.base.evaluation.points = 300, 5
+        config.base.training.steps, config.base.evaluation.points = 200, 5
     return config

@@ -69,6 +69,16 @@ def test_cpu_presets_are_named_by_their_size(name):
     assert float(f"{millions:.1g}") == float(name.removeprefix("cpu_").removesuffix("M"))
 
 
+def test_head_gain_multiplies_what_an_untrained_model_predicts_and_nothing_else():
+    x, key = grid(0, 1, 3, 4, 4, 4), jax.random.key(1)
+    whole, small = (VoxelUNet(**SMALL, head_gain=gain) for gain in (1.0, 0.1))
+    start, small_start = (jit(model.init)(key, x) for model in (whole, small))
+    np.testing.assert_allclose(jit(small.apply)(small_start, x), 0.1 * jit(whole.apply)(start, x), atol=1e-7)
+    heads = [variables["params"].pop("head") for variables in (start, small_start)]
+    assert jnp.abs(heads[0]["kernel"]).max() > 0
+    jax.tree.map(np.testing.assert_array_equal, start, small_start)
+
+
 def test_output_and_latent_are_those_of_the_published_code():
     path = Path(__file__).parents[3] / "shared/reference/voxmol_unet_tiny.npz"
     if not path.exists():
