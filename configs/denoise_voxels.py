@@ -32,7 +32,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     config.grid.radius = 0.625  # angstrom, of every atom; the published 0.5 is under one voxel here
     config.grid.elements = ("C", "H", "O", "N", "F", "S", "Cl", "Br")
     # The published 0.9 is for 0.25 angstrom, where an atom covers 8 times as many voxels. With as much noise per atom
-    # (0.32 here) a small network gets half of the loss of predicting nothing in minutes, with this a fifth.
+    # (0.32 here) a small network gets half of the loss of predicting nothing in minutes, with this a seventh.
     config.noise_sigma = 0.1
 
     config.model = ConfigDict()

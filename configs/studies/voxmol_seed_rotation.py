@@ -19,7 +19,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         denoise_voxels.get_config(BASE.get(scale, "cpu")),
     )
     models, fractions, augmentations, seeds, steps = {
-        "cpu": (("cpu_0.3M", "cpu_1M"), (1.0,), ("cube",), 100, 1),  # smaller ones do not make an atom so soon
+        "cpu": (("cpu_0.06M", "cpu_0.3M", "cpu_1M"), (1.0,), ("cube",), 100, 1),
         "smoke": (("cpu_0.02M",), (1.0,), ("cube",), 4, 1),
         "gpu": (("tiny", "small"), (0.1, 1.0), ("euler", "none"), 100, 100),
         "paper": (("tiny", "small", "full"), (0.1, 0.5, 1.0), ("euler", "none"), 1_000, 500),
