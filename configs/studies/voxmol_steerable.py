@@ -34,6 +34,6 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     config.compare = ("plain, turned data", "steerable")
     if scale == "cpu":
         config.base.training.steps = 120
-        config.base.evaluation.points = 4  # which take as long as the steps
+        config.base.evaluation.points, config.base.evaluation.at = 4, (0, 30, 60, 90)  # losses at equal time lie there
         config.base.evaluation.molecules = config.base.evaluation.batch_size = 12
     return config
