@@ -19,7 +19,9 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "gpu": (("cpu_0.1M", "cpu_0.4M", "1M", "4M"), (0.03, 0.1, 0.3, 1.0), 2),
         "paper": (("cpu_0.4M", "1M", "4M", "6M"), (0.001, 0.01, 0.1, 1.0), 3),
     }[scale]
-    plain = {f"plain, {size}": {"model.preset": size, "augmentation": "haar"} for size in sizes}
+    plain = {  # of starts alike, see escaip_equivariant
+        f"plain, {size}": {"model.preset": size, "model.force_gain": 0.03, "augmentation": "haar"} for size in sizes
+    }
     tensors = {f"tensor products, {size}": {"model.preset": f"tensor_{size}"} for size in sizes}
     config.axes = (
         Axis("model", plain | tensors),

@@ -30,7 +30,10 @@ def get_config(scale: str = "cpu") -> ConfigDict:
 
     arms = {f"published, {s} points": sampled("published", s) for s in (few, many)}
     arms |= {f"exact, {s} points": sampled("exact", s) for s in (few, many)}
-    arms |= {"not equivariant": {"model.preset": size}, "tensor products": {"model.preset": f"tfn_{size}"}}
+    arms |= {
+        "not equivariant": {"model.preset": size, "model.force_gain": 0.03},
+        "tensor products": {"model.preset": f"tfn_{size}"},
+    }
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
     config.compare = ("not equivariant", "tensor products")
     config.measurements = alternatives.measurements(config.compare[0])

@@ -51,16 +51,19 @@ class ForceHead(Sized):
     Attributes:
       breaking: the rows are w_E + breaking w_perp: 1 leaves the parameters as they are, as published; 0 gives all
         rows their mean, the exactly equivariant twin.
+      gain: of the rows' initial weights over the published ones, with which small models' forces start three to nine
+        times as large as those of molecules.
     """
 
     breaking: float = 1.0
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, atoms: Array, edges: Array, direction: Array, train: bool) -> ForceMoments:
         edges = edges + FeedForward(**self.shared(), multiplier=self.output_multiplier, name="network")(edges, train)
         network = FeedForward(**self.shared(), multiplier=self.output_multiplier, name="magnitude")
         magnitude = _to_scalar(self, atoms + network(atoms, train))
-        weight = self.param("weight", xavier(), (3, self.hidden), self.param_dtype)
+        weight = self.param("weight", xavier(self.gain), (3, self.hidden), self.param_dtype)
         if self.breaking != 1:
             weight = force_head(weight).scaled(self.breaking)
         edges, direction, magnitude, weight = nn.dtypes.promote_dtype(edges, direction, magnitude, weight)

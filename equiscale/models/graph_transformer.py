@@ -120,6 +120,7 @@ class GraphTransformer(Sized):
       forces: "direct" ones by `ForceHead`, or the energy's negative "gradient", without a force head and all that
         leads to it.
       breaking: how unequal the rows of the force head are; see `ForceHead`.
+      force_gain: how large direct forces start, over the published start; see `ForceHead`.
       remat: recompute each block in the backward pass instead of storing what is inside it.
       scan: one compiled block for all, with parameters stacked under "layers": starts sooner, steps slower on CPU.
     """
@@ -131,6 +132,7 @@ class GraphTransformer(Sized):
     energy: Literal["sum", "mean"] = "sum"
     forces: Literal["direct", "gradient"] = "direct"
     breaking: float = 1.0
+    force_gain: float = 1.0
     remat: bool = False
     scan: bool = False
 
@@ -140,7 +142,7 @@ class GraphTransformer(Sized):
         self.backbone = Backbone(**fields, n_layers=self.n_layers, with_edges=direct, remat=self.remat, scan=self.scan)
         self.energy_head = EnergyHead(**fields)
         if direct:
-            self.force_head = ForceHead(**fields, breaking=self.breaking)
+            self.force_head = ForceHead(**fields, breaking=self.breaking, gain=self.force_gain)
 
     def __call__(self, graph: Graph, *, train: bool = False) -> Prediction:
         if self.forces == "gradient":

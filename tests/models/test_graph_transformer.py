@@ -179,6 +179,15 @@ def test_only_unequal_rows_of_the_head_break_equivariance(small, breaking):
     assert error < 1e-4 if breaking == 0 else error > 1e-2
 
 
+def test_force_gain_multiplies_untrained_forces_and_nothing_else(small):
+    graph, key = small[0], jax.random.key(2)
+    whole, weak = (GraphTransformer(**SMALL, force_gain=gain) for gain in (1.0, 0.03))
+    found, weaker = (jax.jit(model.init_with_output)(key, graph)[0] for model in (whole, weak))
+    np.testing.assert_array_equal(weaker.energy, found.energy)
+    assert jnp.abs(found.forces).max() > 0
+    np.testing.assert_allclose(weaker.forces, 0.03 * found.forces, rtol=1e-5, atol=1e-7)
+
+
 def test_an_atom_alone_and_padding_have_finite_values_and_gradients(small):
     graph, params = small
     model = GraphTransformer(**SMALL)
