@@ -247,7 +247,7 @@ def _kernel_gradient_slabs(x: Array, y: Array, *, taps: int, padding: int) -> Ar
         planes = [x[:, :, i : i + h_out, j : j + w_out] for i in range(taps) for j in range(taps)]
         return total + jnp.stack([plane.reshape(-1, c).T @ y for plane in planes]), None
 
-    total = jnp.zeros((taps * taps, c, taps * o), dtype)
+    total, _ = vary_alike(jnp.zeros((taps * taps, c, taps * o), dtype), x)
     if len(x) == 1:
         total, _ = add_chunk(total, (x[0], y[0]))
     else:

@@ -181,7 +181,9 @@ def test_lower_precisions_keep_their_dtype_and_accuracy(formulation, dtype, tole
         assert_same([np.asarray(a, np.float64) for a in low], expected, tolerance)
 
 
-def test_sharded_gradients_are_those_of_one_device(x64):
+@pytest.mark.parametrize("chunk_bytes", [module._CHUNK_BYTES, 2_000])
+def test_sharded_gradients_are_those_of_one_device(chunk_bytes, monkeypatch, x64):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", chunk_bytes)
     devices = jax.device_count()
     x, kernel = normal(0, devices, 4, 4, 4, 2), normal(1, 3, 3, 3, 2, 3)
 
