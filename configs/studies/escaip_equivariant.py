@@ -1,12 +1,8 @@
-"""Does an equivariant force field pay? Same task, same frames; loss and errors at equal steps, FLOP and time.
-
-Forces of the plain network start as small as those of tensor products do. From the published start it first has to
-learn to predict nothing, and a comparison of short runs would be one of starts.
-"""
+"""Does an equivariant force field pay? Same task, frames and start; loss and errors at equal steps, FLOP and time."""
 
 from ml_collections import ConfigDict
 
-from configs.studies.escaip_percent import base
+from configs.studies.escaip_percent import EQUAL_START, base
 from equiscale.studies import alternatives
 from equiscale.studies.sweep import Axis, new_config, one_field
 
@@ -19,8 +15,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         base(scale),
     )
     size, n_seeds = {"cpu": ("cpu_0.02M", 2), "smoke": ("cpu_0.02M", 1), "gpu": ("4M", 2), "paper": ("6M", 3)}[scale]
-    plain = {"model.preset": size, "model.force_gain": 0.03}
-    tensors = {"model.preset": f"tensor_{size}"}
+    plain, tensors = {"model.preset": size, **EQUAL_START}, {"model.preset": f"tensor_{size}"}
     config.axes = (
         Axis(
             "model",

@@ -14,6 +14,9 @@ LOSSES = Axis(
         "squares": {"loss.kind": "squares", "loss.energy_weight": 0.04, "loss.force_weight": 1.0},
     },
 )
+# Of plain networks that are compared with equivariant ones: forces that start as small as theirs. From the published
+# start a plain one has first to learn to predict nothing, and a comparison of short runs would be one of starts.
+EQUAL_START = {"model.force_gain": 0.03}
 
 
 def get_config(scale: str = "cpu") -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.studies.escaip_percent import base
+from configs.studies.escaip_percent import EQUAL_START, base
 from equiscale.studies.sweep import Axis, new_config, one_field
 
 
@@ -19,9 +19,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
         "gpu": (("cpu_0.1M", "cpu_0.4M", "1M", "4M"), (0.03, 0.1, 0.3, 1.0), 2),
         "paper": (("cpu_0.4M", "1M", "4M", "6M"), (0.001, 0.01, 0.1, 1.0), 3),
     }[scale]
-    plain = {  # of starts alike, see escaip_equivariant
-        f"plain, {size}": {"model.preset": size, "model.force_gain": 0.03, "augmentation": "haar"} for size in sizes
-    }
+    plain = {f"plain, {size}": {"model.preset": size, **EQUAL_START, "augmentation": "haar"} for size in sizes}
     tensors = {f"tensor products, {size}": {"model.preset": f"tensor_{size}"} for size in sizes}
     config.axes = (
         Axis("model", plain | tensors),

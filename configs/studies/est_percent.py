@@ -6,7 +6,7 @@ Nominally all are equivariant: what is measured is what their points leave of it
 from ml_collections import ConfigDict
 
 from configs.spherical import shallow
-from configs.studies.escaip_percent import base
+from configs.studies.escaip_percent import EQUAL_START, base
 from equiscale.studies import alternatives
 from equiscale.studies.sweep import Axis, new_config, one_field
 
@@ -31,7 +31,7 @@ def get_config(scale: str = "cpu") -> ConfigDict:
     arms = {f"published, {s} points": sampled("published", s) for s in (few, many)}
     arms |= {f"exact, {s} points": sampled("exact", s) for s in (few, many)}
     arms |= {
-        "not equivariant": {"model.preset": size, "model.force_gain": 0.03},
+        "not equivariant": {"model.preset": size, **EQUAL_START},
         "tensor products": {"model.preset": f"tfn_{size}"},
     }
     config.axes = (Axis("model", arms), one_field("seed", *range(n_seeds)))
