@@ -51,8 +51,8 @@ class ForceHead(Sized):
     Attributes:
       breaking: the rows are w_E + breaking w_perp: 1 leaves the parameters as they are, as published; 0 gives all
         rows their mean, the exactly equivariant twin.
-      gain: of the rows' initial weights over the published ones, with which small models' forces start three to nine
-        times as large as those of molecules.
+      gain: of the rows' initial weights over the published ones, with which small models' forces start three to
+        twenty times as large as those of molecules.
     """
 
     breaking: float = 1.0
