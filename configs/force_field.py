@@ -47,7 +47,7 @@ def get_config(preset: str = "cpu") -> ConfigDict:
     # These are of the graph transformer alone.
     config.model.breaking = 1.0  # of the force head's equivariance; 0 is its exactly equivariant twin
     # How large direct forces start, over the published start, which is three to twenty times as large as those to
-    # learn; from 0.03 a network of 0.02M has 0.7 times the loss after 300 steps, one of 0.1M 0.9 times after 1,500.
+    # learn; from 0.03 a network of 0.02M has 0.7 times the loss after 300 steps, one of 0.1M 0.7 to 0.9 after 1,500.
     config.model.force_gain = 1.0
     config.model.output_multiplier = 2  # hidden over outer width of its heads; 1 for the published Hessians
     config.model.remat = False  # recompute blocks in the backward pass: less memory, a third more time
