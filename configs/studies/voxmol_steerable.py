@@ -1,4 +1,8 @@
-"""Does a steerable network pay? Same task, same data, equal parameters; loss at equal steps, FLOP and time."""
+"""Does a steerable network pay? Same task, same data, equal parameters; loss at equal steps, FLOP and time.
+
+At cpu scale both start from small predictions. The larger plain ones start as published, from large ones: there budgets
+of few steps favour the steerable network.
+"""
 
 from ml_collections import ConfigDict
 
